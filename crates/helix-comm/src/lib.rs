@@ -1,1 +1,19 @@
-//! comm
+//! Thread teams, and collectives between ranks.
+//!
+//! A rank is a [`Team`] of threads: its leader runs the layer line by line and forks each line's
+//! work over the team. Ranks talk through a [`Comm`]: [`ThreadComm`] joins the ranks of one process
+//! over shared memory; [`Counted`] wraps any `Comm` and counts its calls and bytes.
+//!
+//! Every reduction adds in member order, so the same layout gives the same bits on every run.
+#![deny(unsafe_code)]
+
+mod backoff;
+mod comm;
+mod counted;
+mod team;
+mod threads;
+
+pub use comm::{Collective, Comm, CommError, Counts, Pending};
+pub use counted::{Counted, Traffic};
+pub use team::Team;
+pub use threads::ThreadComm;
