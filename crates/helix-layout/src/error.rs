@@ -1,0 +1,110 @@
+//! Why a layout was refused, with the numbers and what would do.
+
+use crate::{Degrees, Nearest, Strategy};
+
+/// Why a layout was refused. Messages name the numbers and the nearest legal choices.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum LayoutError {
+    /// A size of the model is zero or absurd.
+    #[error("the model's {name} is {value}; a layout needs 1 to {max}")]
+    Shape {
+        /// The size in words.
+        name: &'static str,
+        /// Its value.
+        value: usize,
+        /// The largest legal value.
+        max: usize,
+    },
+    /// Query heads do not fall into equal groups, one per KV head.
+    #[error(
+        "the model's {q_heads} query heads do not divide among its {kv_heads} KV heads; \
+         is its head count right?"
+    )]
+    HeadGroups {
+        /// Query heads.
+        q_heads: usize,
+        /// KV heads.
+        kv_heads: usize,
+    },
+    /// A degree of zero.
+    #[error("{degrees}: every degree is at least 1")]
+    ZeroDegree {
+        /// What was asked for.
+        degrees: Degrees,
+    },
+    /// No ranks.
+    #[error("0 ranks: a layout has 1 to {max}")]
+    NoRanks {
+        /// The most ranks a layout may have.
+        max: usize,
+    },
+    /// More ranks than any layout may have.
+    #[error("{what} is more than the {max} ranks that a layout may have")]
+    TooManyRanks {
+        /// What was asked for.
+        what: String,
+        /// The most ranks a layout may have.
+        max: usize,
+    },
+    /// A block of no positions, or of too many.
+    #[error("KV block of {kv_block} positions: choose 1 to {max}; 16 is the default")]
+    KvBlock {
+        /// What was asked for.
+        kv_block: usize,
+        /// The largest legal block.
+        max: usize,
+    },
+    /// More slices of heads than KV heads, in a strategy that duplicates none.
+    #[error(
+        "tpa={tpa} is more than the model's {kv_heads} KV heads, and {strategy} duplicates none: \
+         nearest legal layouts of {ranks} ranks: {nearest}; \
+         or --strategy tp, which duplicates KV heads"
+    )]
+    KvHeads {
+        /// Slices asked for.
+        tpa: usize,
+        /// KV heads of the model.
+        kv_heads: usize,
+        /// Ranks asked for.
+        ranks: usize,
+        /// The strategy.
+        strategy: Strategy,
+        /// What would do.
+        nearest: Nearest,
+    },
+    /// Attention and FFN do not run on the ranks that the strategy says.
+    #[error(
+        "{degrees} is {attention} ranks in attention and {ffn} in the FFN; {strategy} needs {rule}: \
+         nearest legal: {nearest}",
+        attention = degrees.attention_ranks(),
+        ffn = degrees.ffn_ranks()
+    )]
+    Grid {
+        /// What was asked for.
+        degrees: Degrees,
+        /// The strategy.
+        strategy: Strategy,
+        /// What it needs.
+        rule: &'static str,
+        /// What would do.
+        nearest: Nearest,
+    },
+    /// Experts of a model that has none.
+    #[error("ep={ep} spreads experts, and this model is dense: use ep=1; nearest legal: {nearest}")]
+    Dense {
+        /// Expert groups asked for.
+        ep: usize,
+        /// What would do.
+        nearest: Nearest,
+    },
+    /// A number that prices reads is not one.
+    #[error("{name} of {value} cannot price a layout; give a finite number {least}")]
+    ReadCost {
+        /// The number in words.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// The least that would do.
+        least: &'static str,
+    },
+}
