@@ -1,0 +1,241 @@
+//! The one error type of this crate.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::gguf::Kind;
+
+/// Why a model could not be opened or loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The operating system refused to open or map a file.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// Something is wrong in one named file.
+    #[error("{path}: {source}")]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: Box<ModelError>,
+    },
+
+    // ---- the container
+    /// The first four bytes are not `GGUF`.
+    #[error("not a GGUF file: it starts with {magic:?}, not with \"GGUF\"")]
+    Magic {
+        /// The first bytes, escaped.
+        magic: String,
+    },
+    /// The file was written for a big-endian machine.
+    #[error(
+        "this GGUF file is big-endian, and Helix reads little-endian ones; \
+         convert it with gguf_convert_endian.py"
+    )]
+    BigEndian,
+    /// A container version that is not read.
+    #[error("GGUF version {version}: Helix reads versions 2 and 3; convert the model again")]
+    Version {
+        /// The version field.
+        version: u32,
+    },
+    /// The file ends inside something.
+    #[error(
+        "the file ends too early: {what} at byte {offset} needs {needed} bytes, and {left} are left"
+    )]
+    Truncated {
+        /// What was being read.
+        what: String,
+        /// Where it starts.
+        offset: u64,
+        /// Bytes it takes at least.
+        needed: u64,
+        /// Bytes from there to the end of the file.
+        left: u64,
+    },
+    /// A string is not UTF-8.
+    #[error("{what} at byte {offset} is not UTF-8")]
+    Utf8 {
+        /// What was being read.
+        what: String,
+        /// Where it starts.
+        offset: u64,
+    },
+    /// A header field holds a value that the format does not allow.
+    #[error("{what}: {problem}")]
+    Header {
+        /// The field, with the key or tensor it belongs to.
+        what: String,
+        /// What is wrong with it, with the numbers.
+        problem: String,
+    },
+    /// A metadata key occurs twice.
+    #[error("metadata key {key:?} occurs twice")]
+    DuplicateKey {
+        /// The key.
+        key: String,
+    },
+    /// A tensor name occurs twice.
+    #[error("tensor {name:?} occurs twice")]
+    DuplicateTensor {
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor's type number is in no version of ggml that is known here.
+    #[error("tensor {name:?} has the unknown ggml type {id}")]
+    UnknownType {
+        /// The tensor.
+        name: String,
+        /// The type's number.
+        id: u32,
+    },
+    /// A tensor's type is known, and no kernel here reads it.
+    #[error(
+        "tensor {name:?} is {ggml_type}, which Helix does not run; it runs {supported}: \
+         take another quantisation of the model"
+    )]
+    UnsupportedType {
+        /// The tensor.
+        name: String,
+        /// Its ggml type's name.
+        ggml_type: &'static str,
+        /// The types that are run.
+        supported: String,
+    },
+    /// A tensor's data does not lie inside the file.
+    #[error(
+        "tensor {name:?} takes bytes {start}..{end} of the file's data, which has {available} bytes"
+    )]
+    OutOfFile {
+        /// The tensor.
+        name: String,
+        /// First byte, from the start of the data section.
+        start: u64,
+        /// One past the last byte.
+        end: u64,
+        /// Length of the data section.
+        available: u64,
+    },
+    /// A tensor's data starts off the file's alignment.
+    #[error(
+        "tensor {name:?} starts at byte {offset}, not at a multiple of the alignment {alignment}"
+    )]
+    Misaligned {
+        /// The tensor.
+        name: String,
+        /// First byte, from the start of the data section.
+        offset: u64,
+        /// The file's alignment.
+        alignment: u64,
+    },
+    /// Two tensors claim the same bytes.
+    #[error(
+        "tensors {first:?} and {second:?} overlap: {second:?} starts at byte {offset}, before {end}"
+    )]
+    Overlap {
+        /// The tensor that starts first.
+        first: String,
+        /// The one that starts inside it.
+        second: String,
+        /// Where the second starts.
+        offset: u64,
+        /// Where the first ends.
+        end: u64,
+    },
+
+    // ---- split files
+    /// A file that is not the first of a split model was given.
+    #[error("this is part {part} of {count} of a split model; give its first part{hint}")]
+    NotFirstPart {
+        /// The part's number, from 1.
+        part: u64,
+        /// Parts in all.
+        count: u64,
+        /// `, <name>` where the name follows the convention.
+        hint: String,
+    },
+    /// The first part does not follow the naming that finds the others.
+    #[error(
+        "part 1 of a split model of {count}: its name must end in -00001-of-{count:05}.gguf \
+         so that the other parts can be found"
+    )]
+    PartName {
+        /// Parts in all.
+        count: u64,
+    },
+    /// A part is not where it should be.
+    #[error("part {part} of {count} is missing: {path}: {source}")]
+    MissingPart {
+        /// The part's number, from 1.
+        part: u64,
+        /// Parts in all.
+        count: u64,
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A part belongs to another split or place.
+    #[error("this file says it is part {found} of {found_count}; part {part} of {count} is needed")]
+    WrongPart {
+        /// The part's number, from 1.
+        part: u64,
+        /// Parts in all.
+        count: u64,
+        /// The number it claims, from 1.
+        found: u64,
+        /// The parts it claims.
+        found_count: u64,
+    },
+    /// The parts together hold another number of tensors than the first one says.
+    #[error("the {parts} parts hold {found} tensors, and split.tensors.count says {expected}")]
+    PartTensors {
+        /// Parts read.
+        parts: u64,
+        /// Tensors found.
+        found: u64,
+        /// Tensors announced.
+        expected: u64,
+    },
+    /// Bytes in memory of a model that is split over files.
+    #[error(
+        "these bytes are part of a model split over {count} files; open the first file instead"
+    )]
+    SplitBytes {
+        /// Parts in all.
+        count: u64,
+    },
+
+    // ---- metadata
+    /// A required key is absent.
+    #[error("metadata key {key:?} is missing")]
+    MissingKey {
+        /// The key.
+        key: String,
+    },
+    /// A key has a value of another type.
+    #[error("metadata key {key:?} is {found}, and {expected} is needed")]
+    KeyType {
+        /// The key.
+        key: String,
+        /// What is needed.
+        expected: &'static str,
+        /// What the file has.
+        found: Kind,
+    },
+
+    // ---- text
+    /// The tokenizer in the metadata cannot be built.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// The chat template does not parse or render.
+    #[error("chat template: {0}")]
+    ChatTemplate(String),
+}

@@ -1,0 +1,3 @@
+//! Text to tokens and back.
+//!
+//! `Model::tokenizer` calls `Tokenizer::from_gguf(&Gguf) -> Result<Tokenizer, ModelError>`.
