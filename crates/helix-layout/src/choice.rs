@@ -121,7 +121,7 @@ pub fn choose(
         return Err(LayoutError::NoRanks { max: MAX_RANKS });
     }
     if ranks > MAX_RANKS {
-        return Err(LayoutError::TooManyRanks { what: format!("{ranks}"), max: MAX_RANKS });
+        return Err(LayoutError::TooManyRanks { what: format!("{ranks} ranks"), max: MAX_RANKS });
     }
     let (kvp, tpa) = if strategy == Strategy::Tp { (1, ranks) } else { (ranks, 1) };
     let always_legal = LayoutSpec { kv_block, ..LayoutSpec::new(strategy, kvp, tpa) };

@@ -39,7 +39,7 @@ pub enum LayoutError {
         max: usize,
     },
     /// More ranks than any layout may have.
-    #[error("{what} is more than the {max} ranks that a layout may have")]
+    #[error("{what} is more than a layout may have: {max} ranks")]
     TooManyRanks {
         /// What was asked for.
         what: String,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::blocks::Blocks;
+use crate::heads::HeadSlice;
 use crate::nearest::{Nearest, legal_degrees};
 use crate::{
     Degrees, LayoutError, LayoutSpec, MAX_KV_BLOCK, MAX_RANKS, ModelShape, QkvMode, ROW_GRANULE,
@@ -180,24 +181,17 @@ impl Layout {
         first..first + self.spec.degrees.kvp
     }
 
-    /// The query heads whose partial attention `rank` computes: those of the KV heads it stores,
-    /// or, where `tp` gives several ranks the same KV head, its part of that head's.
+    /// The query heads whose partial attention `rank` computes.
+    ///
+    /// Up to K slices they follow the KV heads, which are cut as evenly as they go. Past K, under
+    /// `tp` alone, slices that have the same KV head part its queries; some may get none.
     pub fn q_heads(&self, rank: Rank) -> Range<usize> {
-        let group = self.shape.group();
-        let kv = self.kv_slice(self.attention(rank).tpa);
-        match self.sharers(self.attention(rank).tpa) {
-            None => kv.start * group..kv.end * group,
-            Some((sharers, index)) => {
-                let part = split(group, sharers, 1, index);
-                kv.start * group + part.start..kv.start * group + part.end
-            }
-        }
+        self.heads(rank).q
     }
 
     /// The KV heads that `rank` stores, of the positions it owns: those that its query heads use.
     pub fn kv_heads(&self, rank: Rank) -> Range<usize> {
-        let kv = self.kv_slice(self.attention(rank).tpa);
-        if self.q_heads(rank).is_empty() { kv.end..kv.end } else { kv }
+        self.heads(rank).kv
     }
 
     /// The query heads whose merged output `rank` keeps; over all ranks they tile the model's.
@@ -232,8 +226,9 @@ impl Layout {
     /// slice's rows laid end to end as `[q; k; v]`, cut in [`ROW_GRANULE`] rows, so that the
     /// shares of a KVP group in rank order are that whole. Each range may be empty.
     pub fn qkv_share(&self, rank: Rank) -> [Range<usize>; 3] {
-        let heads = [self.q_heads(rank), self.kv_heads(rank), self.kv_heads(rank)];
-        let rows = heads.map(|h| h.start * self.shape.head_dim..h.end * self.shape.head_dim);
+        let HeadSlice { q, kv } = self.heads(rank);
+        let rows =
+            [q, kv.clone(), kv].map(|h| h.start * self.shape.head_dim..h.end * self.shape.head_dim);
         let share = match self.spec.qkv {
             QkvMode::Replicate => return rows,
             QkvMode::Gather => {
@@ -302,25 +297,8 @@ impl Layout {
         Blocks { shards: self.spec.degrees.kvp, block: self.spec.kv_block }
     }
 
-    /// The KV heads of slice `tpa`: a run of them, or, past K slices, the one it shares.
-    fn kv_slice(&self, tpa: usize) -> Range<usize> {
-        let (slices, kv_heads) = (self.spec.degrees.tpa, self.shape.kv_heads);
-        if slices <= kv_heads {
-            return split(kv_heads, slices, 1, tpa);
-        }
-        let head = (0..kv_heads).find(|&h| split(slices, kv_heads, 1, h).contains(&tpa));
-        let head = head.expect("slices tile over KV heads");
-        head..head + 1
-    }
-
-    /// Past K slices: how many share slice `tpa`'s KV head, and which of them it is.
-    fn sharers(&self, tpa: usize) -> Option<(usize, usize)> {
-        let (slices, kv_heads) = (self.spec.degrees.tpa, self.shape.kv_heads);
-        if slices <= kv_heads {
-            return None;
-        }
-        let sharers = split(slices, kv_heads, 1, self.kv_slice(tpa).start);
-        Some((sharers.len(), tpa - sharers.start))
+    fn heads(&self, rank: Rank) -> HeadSlice {
+        HeadSlice::of(&self.shape, self.spec.degrees.tpa, self.attention(rank).tpa)
     }
 
     /// How many ranks cut the matrices that are dense: all of them, or medha's fixed group.

@@ -28,6 +28,7 @@ mod blocks;
 mod choice;
 mod degrees;
 mod error;
+mod heads;
 mod layout;
 mod nearest;
 mod shape;
