@@ -1,1 +1,29 @@
-//! kernels
+//! Numbers in, numbers out: the arithmetic of a decoder, as pure functions over slices.
+//!
+//! * [`formats`]: weights as they lie on disk, to and from `f32`;
+//! * [`Matrix`], [`Activations`], [`matmul`]: weights repacked for SIMD, times a batch of tokens;
+//! * [`attention`] and [`kv`]: partial attention over paged keys and values, and its merge;
+//! * [`elementwise`]: norms, rotary embedding, activations;
+//! * [`columns`]: how threads share one output without locks;
+//!
+//! Every kernel gives the same bits on every instruction set, for any tile and batch: see
+//! [`matmul`] and [`attention`] for the order of their sums.
+#![deny(unsafe_code)]
+
+mod activations;
+mod arch;
+pub mod attention;
+pub mod columns;
+pub mod elementwise;
+pub mod formats;
+pub mod isa;
+pub mod kv;
+mod lse;
+mod matrix;
+
+pub use activations::{Activations, SharedFill, TokenWriter};
+pub use columns::{Columns, SharedColumns, SharedRows};
+pub use formats::{Format, dequantize, quantize};
+pub use isa::{Isa, cpu};
+pub use lse::Lse;
+pub use matrix::{Matrix, PackError, Precision, matmul};

@@ -1,0 +1,168 @@
+//! A batch of activations, as matrices want them.
+
+use crate::columns::SharedPairs;
+use crate::formats::SUB_BLOCK;
+use crate::matrix::Precision;
+
+/// 32 activations of one token, quantised: `x[i] ≈ codes[i]·scale`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub(crate) struct Sub {
+    /// In −127..=127, as groups of 4 columns.
+    pub codes: [[i8; 4]; 8],
+    /// Largest magnitude / 127. NaN or infinite when an activation is: so are then the outputs.
+    pub scale: f32,
+    /// `scale·Σ codes`: what a weight block's minimum is multiplied with.
+    pub weighted_sum: f32,
+    /// `−Σ codes`: what a weight code's offset is multiplied with.
+    pub minus_sum: i32,
+    /// `−Σ codes` of the first 16.
+    pub minus_low: i32,
+}
+
+/// Magnitudes below this count as zero: the reciprocal of their scale would overflow.
+const TINY: f32 = 1e-35;
+
+impl Sub {
+    /// Quantises to the nearest code, ties to even.
+    #[inline(always)]
+    pub fn of(x: &[f32; SUB_BLOCK]) -> Sub {
+        // As integers, magnitudes order as the numbers do, with NaN above infinity.
+        let most = x.iter().map(|x| x.to_bits() & !(1 << 31)).fold(0, u32::max);
+        let most = f32::from_bits(most);
+        let inverse = if most < TINY { 0.0 } else { 127.0 / most };
+        let codes = x.map(|x| (x * inverse).round_ties_even() as i8);
+        let sum = |codes: &[i8]| codes.iter().map(|&c| i32::from(c)).sum::<i32>();
+        let (low, all) = (sum(&codes[..16]), sum(&codes));
+        let scale = if most < TINY { 0.0 } else { most / 127.0 };
+        Sub {
+            codes: bytemuck::cast(codes),
+            scale,
+            weighted_sum: scale * all as f32,
+            minus_sum: -all,
+            minus_low: -low,
+        }
+    }
+}
+
+/// Activations of `[tokens, cols]`, in buffers that are allocated once.
+///
+/// Under [`Precision::Fast`] they are kept both quantised (int8, one scale per 32 columns) for
+/// quantised weights and as they are for float weights; under [`Precision::Precise`] as they are.
+#[derive(Debug)]
+pub struct Activations {
+    precision: Precision,
+    tokens: usize,
+    cols: usize,
+    values: Vec<f32>,
+    subs: Vec<Sub>,
+}
+
+impl Activations {
+    /// Room for `max_tokens` rows of up to `max_cols` columns; holds no rows yet.
+    pub fn new(max_tokens: usize, max_cols: usize, precision: Precision) -> Self {
+        let subs = match precision {
+            Precision::Fast => max_tokens * (max_cols / SUB_BLOCK),
+            Precision::Precise => 0,
+        };
+        let values = vec![0.0; max_tokens * max_cols];
+        Activations { precision, tokens: 0, cols: 0, values, subs: vec![Sub::default(); subs] }
+    }
+
+    /// Rows now held.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Columns of the rows now held.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether codes are kept.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Takes over `x` of shape `[tokens, cols]`, all of it on this thread.
+    ///
+    /// # Panics
+    /// When `x` has another length, or there is no room.
+    pub fn load(&mut self, x: &[f32], tokens: usize, cols: usize) {
+        assert_eq!(Some(x.len()), tokens.checked_mul(cols), "activations: length, shape");
+        let fill = self.fill(tokens, cols);
+        while let Some(writer) = fill.next() {
+            let start = writer.token() * cols;
+            writer.write(&x[start..start + cols]);
+        }
+    }
+
+    /// Begins to take over rows that any number of threads write, each row by whoever asks next.
+    ///
+    /// Every row must be written before the activations are used: others keep what they had.
+    ///
+    /// # Panics
+    /// When there is no room.
+    pub fn fill(&mut self, tokens: usize, cols: usize) -> SharedFill<'_> {
+        let values = tokens.checked_mul(cols).and_then(|n| self.values.get_mut(..n));
+        let values = values.unwrap_or_else(|| panic!("no room for {tokens} × {cols} activations"));
+        (self.tokens, self.cols) = (tokens, cols);
+        let subs = sub_count(self.precision, cols);
+        let codes = &mut self.subs[..tokens * subs];
+        SharedFill(SharedPairs::new(values, codes, tokens, (cols, subs)))
+    }
+
+    /// `[tokens, cols]`.
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.values[..self.tokens * self.cols]
+    }
+
+    /// `[tokens, cols / 32]`; empty where there are none.
+    pub(crate) fn subs(&self) -> &[Sub] {
+        &self.subs[..self.tokens * sub_count(self.precision, self.cols)]
+    }
+}
+
+/// Quantised sub-blocks of a row; a row that is not whole sub-blocks meets float weights only.
+fn sub_count(precision: Precision, cols: usize) -> usize {
+    match precision {
+        Precision::Fast if cols.is_multiple_of(SUB_BLOCK) => cols / SUB_BLOCK,
+        _ => 0,
+    }
+}
+
+/// Rows of [`Activations`] waiting to be written.
+pub struct SharedFill<'a>(SharedPairs<'a, f32, Sub>);
+
+impl<'a> SharedFill<'a> {
+    /// A row that nobody has had, or `None` when all are given out.
+    pub fn next(&self) -> Option<TokenWriter<'a>> {
+        let (token, values, subs) = self.0.next()?;
+        Some(TokenWriter { token, values, subs })
+    }
+}
+
+/// One row of [`Activations`], to be written by whoever holds this.
+pub struct TokenWriter<'a> {
+    token: usize,
+    values: &'a mut [f32],
+    subs: &'a mut [Sub],
+}
+
+impl TokenWriter<'_> {
+    /// Which row this is.
+    pub fn token(&self) -> usize {
+        self.token
+    }
+
+    /// Copies and quantises the row.
+    ///
+    /// # Panics
+    /// When `x` is not as long as the row.
+    pub fn write(self, x: &[f32]) {
+        self.values.copy_from_slice(x);
+        for (sub, x) in self.subs.iter_mut().zip(x.as_chunks().0) {
+            *sub = Sub::of(x);
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Panels times tokens.
+//!
+//! Order of every output's sum, whatever the instruction set, tile and batch: sub-blocks of 32
+//! columns from left to right, each one's value `v` fused into `sum`.
+//! * Integer: `v` is the exact integer dot of the (half) sub-block with the activations' codes,
+//!   times `scale·x.scale`; then the minimum times the activations' sum.
+//! * Float: `v` is a chain of fused multiply-adds over the columns of the sub-block, from 0.
+
+use std::marker::PhantomData;
+
+use super::panel::{self, Block, Column, ROWS};
+use super::{Dots, Job};
+use crate::activations::{Activations, Sub};
+use crate::arch::lanes::Scalar;
+use crate::columns::Columns;
+use crate::formats::{Format, SUB_BLOCK};
+
+/// Weights of one matrix, repacked.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a> {
+    pub format: Format,
+    /// Whether codes meet the activations' codes, rather than their values.
+    pub integer: bool,
+    /// All panels, one after the other.
+    pub bytes: &'a [u8],
+    pub cols: usize,
+}
+
+/// Weights that are read through before the next tokens' turn: they stay in the second-level
+/// cache, and the tokens' activations in the first.
+const PASS_BYTES: usize = 192 << 10;
+
+/// `out[t][c] = Σ_k w[first_row + c][k]·x[t][k]` for the columns of `out`; `first_row` is a
+/// multiple of 16, and `w` and `x` have the same columns, at least one.
+pub(crate) fn multiply(out: &mut Columns<'_>, first_row: usize, w: Operand<'_>, x: &Activations) {
+    debug_assert!(first_row.is_multiple_of(ROWS) && w.cols > 0);
+    formats(Scalar, out, first_row, w, x);
+}
+
+/// How the blocks of a panel meet activations.
+trait Rule {
+    type Block: bytemuck::Pod;
+    type Input;
+
+    /// Blocks of a row.
+    fn blocks(cols: usize) -> usize;
+    /// All tokens' inputs.
+    fn inputs(x: &Activations) -> &[Self::Input];
+    /// A panel's 16 rows times `T` tokens.
+    fn sums<L: Dots, const T: usize>(
+        l: L,
+        panel: &[Self::Block],
+        x: [&[Self::Input]; T],
+    ) -> [L::F; T];
+}
+
+/// Codes of blocks `B` meet codes.
+struct Integer<B>(PhantomData<B>);
+
+impl<B: Block> Rule for Integer<B> {
+    type Block = B;
+    type Input = Sub;
+
+    fn blocks(cols: usize) -> usize {
+        cols / (SUB_BLOCK * B::SUBS)
+    }
+
+    fn inputs(x: &Activations) -> &[Sub] {
+        x.subs()
+    }
+
+    #[inline(always)]
+    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[Sub]; T]) -> [L::F; T] {
+        let mut sums = [l.splat(0.0); T];
+        for (i, block) in panel.iter().enumerate() {
+            for sub in 0..B::SUBS {
+                let x = x.map(|x| &x[i * B::SUBS + sub]);
+                integer_sub(l, block, sub, x, &mut sums);
+            }
+        }
+        sums
+    }
+}
+
+#[inline(always)]
+fn integer_sub<L: Dots, B: Block, const T: usize>(
+    l: L,
+    block: &B,
+    sub: usize,
+    x: [&Sub; T],
+    sums: &mut [L::F; T],
+) {
+    let start = |low: bool| {
+        x.map(|x| match B::OFFSET_LOG2 {
+            None => l.splat_shl(0, 0),
+            Some(log2) if low && B::HALVES => l.splat_shl(x.minus_low, log2),
+            Some(log2) if B::HALVES => l.splat_shl(x.minus_sum - x.minus_low, log2),
+            Some(log2) => l.splat_shl(x.minus_sum, log2),
+        })
+    };
+    let dot = |sum, w, x| if B::WIDE { l.dot_wide(sum, w, x) } else { l.dot(sum, w, x) };
+    let mut first = start(true);
+    let mut second = if B::HALVES { start(false) } else { first };
+    let mut groups = |p: usize| {
+        let [low, high] = block.pair(l, sub, p);
+        for t in 0..T {
+            first[t] = dot(first[t], low, &x[t].codes[p]);
+        }
+        let other = if B::HALVES { &mut second } else { &mut first };
+        for t in 0..T {
+            other[t] = dot(other[t], high, &x[t].codes[p + 4]);
+        }
+    };
+    groups(0);
+    groups(1);
+    groups(2);
+    groups(3);
+    let scales = block.scales(l, sub);
+    let min = block.min(l, sub);
+    for t in 0..T {
+        let scale = l.splat(x[t].scale);
+        sums[t] = l.fma(l.to_floats(first[t]), l.mul(scales[0], scale), sums[t]);
+        if B::HALVES {
+            sums[t] = l.fma(l.to_floats(second[t]), l.mul(scales[1], scale), sums[t]);
+        }
+        if let Some(min) = min {
+            sums[t] = l.fma(min, l.splat(x[t].weighted_sum), sums[t]);
+        }
+    }
+}
+
+/// Codes of blocks `B`, made numbers, meet values.
+struct Exact<B>(PhantomData<B>);
+
+impl<B: Block> Rule for Exact<B> {
+    type Block = B;
+    type Input = f32;
+
+    fn blocks(cols: usize) -> usize {
+        cols / (SUB_BLOCK * B::SUBS)
+    }
+
+    fn inputs(x: &Activations) -> &[f32] {
+        x.values()
+    }
+
+    #[inline(always)]
+    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[f32]; T]) -> [L::F; T] {
+        let mut sums = [l.splat(0.0); T];
+        let x = x.map(|x| x.as_chunks::<SUB_BLOCK>().0);
+        for (i, block) in panel.iter().enumerate() {
+            for sub in 0..B::SUBS {
+                let columns = dequantize(l, block, sub);
+                let x = x.map(|x| &x[i * B::SUBS + sub]);
+                let mut chain = [l.splat(0.0); T];
+                for (c, w) in columns.iter().enumerate() {
+                    for t in 0..T {
+                        chain[t] = l.fma(*w, l.splat(x[t][c]), chain[t]);
+                    }
+                }
+                for t in 0..T {
+                    sums[t] = l.add(sums[t], chain[t]);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// The 32 columns of a sub-block, as [`crate::formats::dequantize`] has them.
+#[inline(always)]
+fn dequantize<L: Dots, B: Block>(l: L, block: &B, sub: usize) -> [L::F; SUB_BLOCK] {
+    let scales = block.scales(l, sub);
+    let min = block.min(l, sub).unwrap_or(l.splat(0.0));
+    let offset = l.splat(B::OFFSET_LOG2.map_or(0.0, |log2| (1u32 << log2) as f32));
+    let mut columns = [l.splat(0.0); SUB_BLOCK];
+    for p in 0..4 {
+        for (half, group) in block.pair(l, sub, p).into_iter().enumerate() {
+            let scale = scales[if B::HALVES { half } else { 0 }];
+            for c in 0..4 {
+                let code = l.sub(l.to_floats(l.column(group, c)), offset);
+                columns[16 * half + 4 * p + c] = l.fma(code, scale, min);
+            }
+        }
+    }
+    columns
+}
+
+/// Values of a float format meet values.
+struct Float<C>(PhantomData<C>);
+
+impl<C: Column> Rule for Float<C> {
+    type Block = C;
+    type Input = f32;
+
+    fn blocks(cols: usize) -> usize {
+        cols
+    }
+
+    fn inputs(x: &Activations) -> &[f32] {
+        x.values()
+    }
+
+    #[inline(always)]
+    fn sums<L: Dots, const T: usize>(l: L, panel: &[C], x: [&[f32]; T]) -> [L::F; T] {
+        let mut sums = [l.splat(0.0); T];
+        for (i, columns) in panel.chunks(SUB_BLOCK).enumerate() {
+            let x = x.map(|x| &x[i * SUB_BLOCK..][..columns.len()]);
+            let mut chain = [l.splat(0.0); T];
+            for (c, w) in columns.iter().enumerate() {
+                let w = w.load(l);
+                for t in 0..T {
+                    chain[t] = l.fma(w, l.splat(x[t][c]), chain[t]);
+                }
+            }
+            for t in 0..T {
+                sums[t] = l.add(sums[t], chain[t]);
+            }
+        }
+        sums
+    }
+}
+
+/// Picks the rule.
+fn formats<L: Dots>(l: L, out: &mut Columns<'_>, row: usize, w: Operand<'_>, x: &Activations) {
+    match (w.format, w.integer) {
+        (Format::F32, _) => passes::<L, Float<panel::F32>>(l, out, row, w, x),
+        (Format::F16, _) => passes::<L, Float<panel::F16>>(l, out, row, w, x),
+        (Format::BF16, _) => passes::<L, Float<panel::BF16>>(l, out, row, w, x),
+        (Format::Q8_0, true) => passes::<L, Integer<panel::Q8_0>>(l, out, row, w, x),
+        (Format::Q4_0, true) => passes::<L, Integer<panel::Q4_0>>(l, out, row, w, x),
+        (Format::Q4_1, true) => passes::<L, Integer<panel::Q4_1>>(l, out, row, w, x),
+        (Format::Q5_0, true) => passes::<L, Integer<panel::Q5_0>>(l, out, row, w, x),
+        (Format::Q5_1, true) => passes::<L, Integer<panel::Q5_1>>(l, out, row, w, x),
+        (Format::Q4K, true) => passes::<L, Integer<panel::Q4K>>(l, out, row, w, x),
+        (Format::Q5K, true) => passes::<L, Integer<panel::Q5K>>(l, out, row, w, x),
+        (Format::Q6K, true) => passes::<L, Integer<panel::Q6K>>(l, out, row, w, x),
+        (Format::Q8_0, false) => passes::<L, Exact<panel::Q8_0>>(l, out, row, w, x),
+        (Format::Q4_0, false) => passes::<L, Exact<panel::Q4_0>>(l, out, row, w, x),
+        (Format::Q4_1, false) => passes::<L, Exact<panel::Q4_1>>(l, out, row, w, x),
+        (Format::Q5_0, false) => passes::<L, Exact<panel::Q5_0>>(l, out, row, w, x),
+        (Format::Q5_1, false) => passes::<L, Exact<panel::Q5_1>>(l, out, row, w, x),
+        (Format::Q4K, false) => passes::<L, Exact<panel::Q4K>>(l, out, row, w, x),
+        (Format::Q5K, false) => passes::<L, Exact<panel::Q5K>>(l, out, row, w, x),
+        (Format::Q6K, false) => passes::<L, Exact<panel::Q6K>>(l, out, row, w, x),
+    }
+}
+
+/// Cuts the panels into passes and each pass's tokens into tiles.
+fn passes<L: Dots, R: Rule>(
+    l: L,
+    out: &mut Columns<'_>,
+    first_row: usize,
+    w: Operand<'_>,
+    x: &Activations,
+) {
+    let (tokens, columns) = (out.tokens(), out.range().len());
+    let blocks = R::blocks(w.cols);
+    let panels = first_row / ROWS..(first_row + columns).div_ceil(ROWS);
+    let all: &[R::Block] = bytemuck::cast_slice(w.bytes);
+    let all = &all[panels.start * blocks..panels.end * blocks];
+    let inputs = R::inputs(x);
+    let width = inputs.len() / tokens;
+    let pass = (PASS_BYTES / (blocks * size_of::<R::Block>())).max(1);
+    for (i, panels) in all.chunks(pass * blocks).enumerate() {
+        let mut token = 0;
+        while token < tokens {
+            let tile = Tile::<R> {
+                panels,
+                blocks,
+                inputs: &inputs[token * width..],
+                width,
+                token,
+                column: i * pass * ROWS,
+                out: &mut *out,
+            };
+            token += match tokens - token {
+                8.. if L::TOKENS >= 8 => tile.enter::<L, 8>(l),
+                4.. if L::TOKENS >= 4 => tile.enter::<L, 4>(l),
+                2.. => tile.enter::<L, 2>(l),
+                _ => tile.enter::<L, 1>(l),
+            };
+        }
+    }
+}
+
+/// Some panels, to be multiplied with some tokens.
+struct Tile<'a, 'o, R: Rule> {
+    panels: &'a [R::Block],
+    /// Of a panel.
+    blocks: usize,
+    /// From the first token on.
+    inputs: &'a [R::Input],
+    /// Inputs of a token.
+    width: usize,
+    token: usize,
+    /// Where the first panel's rows go, from the start of `out`'s range.
+    column: usize,
+    out: &'a mut Columns<'o>,
+}
+
+impl<'a, 'o, R: Rule> Tile<'a, 'o, R> {
+    fn enter<L: Dots, const T: usize>(self, l: L) -> usize {
+        l.enter(Tokens::<R, T>(self));
+        T
+    }
+}
+
+/// A tile of `T` tokens.
+struct Tokens<'a, 'o, R: Rule, const T: usize>(Tile<'a, 'o, R>);
+
+impl<R: Rule, const T: usize> Job for Tokens<'_, '_, R, T> {
+    #[inline(always)]
+    fn run<L: Dots>(self, l: L) {
+        let Tile { panels, blocks, inputs, width, token, column, out } = self.0;
+        let x: [&[R::Input]; T] = std::array::from_fn(|t| &inputs[t * width..][..width]);
+        for (i, panel) in panels.chunks_exact(blocks).enumerate() {
+            let sums = R::sums(l, panel, x);
+            for (t, sum) in sums.into_iter().enumerate() {
+                let row = &mut out.row(token + t)[column + i * ROWS..];
+                if let Some(row) = row.first_chunk_mut() {
+                    l.store(sum, row);
+                } else {
+                    let mut all = [0.0; ROWS];
+                    l.store(sum, &mut all);
+                    row.copy_from_slice(&all[..row.len()]);
+                }
+            }
+        }
+    }
+}

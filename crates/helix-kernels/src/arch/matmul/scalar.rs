@@ -1,0 +1,69 @@
+//! The fallback, and the oracle of the other instruction sets.
+
+use super::panel::GROUP;
+use super::{Dots, Job};
+use crate::arch::lanes::Scalar;
+
+impl Dots for Scalar {
+    type Bytes = [u8; GROUP];
+    type Ints = [i32; 16];
+
+    const TOKENS: usize = 2;
+
+    fn enter<J: Job>(self, job: J) {
+        job.run(self);
+    }
+
+    #[inline(always)]
+    fn bytes(self, from: &[u8; GROUP]) -> [u8; GROUP] {
+        *from
+    }
+
+    #[inline(always)]
+    fn and(self, v: [u8; GROUP], mask: u8) -> [u8; GROUP] {
+        v.map(|v| v & mask)
+    }
+
+    #[inline(always)]
+    fn or(self, a: [u8; GROUP], b: [u8; GROUP]) -> [u8; GROUP] {
+        std::array::from_fn(|i| a[i] | b[i])
+    }
+
+    #[inline(always)]
+    fn shl(self, v: [u8; GROUP], n: usize) -> [u8; GROUP] {
+        v.map(|v| v << n)
+    }
+
+    #[inline(always)]
+    fn shr(self, v: [u8; GROUP], n: usize) -> [u8; GROUP] {
+        v.map(|v| v >> n)
+    }
+
+    #[inline(always)]
+    fn dot(self, sum: [i32; 16], w: [u8; GROUP], x: &[i8; 4]) -> [i32; 16] {
+        std::array::from_fn(|row| {
+            let products = w[4 * row..].iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x));
+            sum[row] + products.sum::<i32>()
+        })
+    }
+
+    #[inline(always)]
+    fn dot_wide(self, sum: [i32; 16], w: [u8; GROUP], x: &[i8; 4]) -> [i32; 16] {
+        self.dot(sum, w, x)
+    }
+
+    #[inline(always)]
+    fn splat_shl(self, x: i32, shift: u32) -> [i32; 16] {
+        [x << shift; 16]
+    }
+
+    #[inline(always)]
+    fn column(self, w: [u8; GROUP], column: usize) -> [i32; 16] {
+        std::array::from_fn(|row| i32::from(w[4 * row + column]))
+    }
+
+    #[inline(always)]
+    fn to_floats(self, v: [i32; 16]) -> [f32; 16] {
+        v.map(|v| v as f32)
+    }
+}

@@ -1,0 +1,156 @@
+//! Weights repacked for SIMD, and their product with a batch of activations.
+
+use std::ops::Range;
+
+use thiserror::Error;
+
+use crate::activations::Activations;
+use crate::arch::matmul::{Operand, multiply};
+use crate::columns::Columns;
+use crate::formats::Format;
+
+mod pack;
+
+/// What activations become when they meet quantised weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// int8 with a scale per 32 columns.
+    Fast,
+    /// They stay `f32`, and weights are dequantised on the way: for comparison with references.
+    Precise,
+}
+
+/// Why weights cannot be packed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PackError {
+    /// Rows are not whole blocks.
+    #[error("rows of {cols} {format} weights are not whole blocks of {}", format.block_len())]
+    Row {
+        /// Of the tensor.
+        format: Format,
+        /// Columns of the tensor.
+        cols: usize,
+    },
+    /// A shard that starts or ends inside a block, or outside the tensor.
+    #[error(
+        "columns {}..{} of {total} cannot be cut from {format} weights: cut at multiples of {}",
+        cols.start, cols.end, format.block_len()
+    )]
+    Columns {
+        /// Of the tensor.
+        format: Format,
+        /// Asked for.
+        cols: Range<usize>,
+        /// Columns of the tensor.
+        total: usize,
+    },
+    /// Fewer bytes than the rows need.
+    #[error("rows {}..{} need {needed} bytes of weights, not {bytes}", rows.start, rows.end)]
+    Rows {
+        /// Asked for.
+        rows: Range<usize>,
+        /// Up to the end of the last row.
+        needed: u128,
+        /// There are.
+        bytes: usize,
+    },
+    /// A weight or scale that is not a finite number.
+    #[error("row {row} has a NaN or infinite weight or scale near column {col}")]
+    NotFinite {
+        /// Of the tensor.
+        row: usize,
+        /// Of the tensor; the start of the block.
+        col: usize,
+    },
+}
+
+/// A shard `[rows, cols]` of a weight matrix, repacked into panels of 16 rows.
+pub struct Matrix {
+    format: Format,
+    precision: Precision,
+    rows: usize,
+    cols: usize,
+    panels: pack::Panels,
+}
+
+impl Matrix {
+    /// Repacks rows `rows` and columns `cols` of a tensor.
+    ///
+    /// `data` are the tensor's row-major blocks as on disk, `total_cols` columns wide, from row 0.
+    ///
+    /// # Errors
+    /// When columns are not cut at block boundaries, `data` ends before the last row, or a scale
+    /// or value is not finite.
+    pub fn pack(
+        format: Format,
+        data: &[u8],
+        total_cols: usize,
+        rows: Range<usize>,
+        cols: Range<usize>,
+        precision: Precision,
+    ) -> Result<Matrix, PackError> {
+        let panels = pack::pack(format, data, total_cols, rows.clone(), cols.clone())?;
+        Ok(Matrix { format, precision, rows: rows.len(), cols: cols.len(), panels })
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// As on disk.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Bytes that one pass over the whole matrix reads.
+    pub fn bytes(&self) -> usize {
+        self.panels.bytes().len()
+    }
+}
+
+impl std::fmt::Debug for Matrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Matrix {{ {} [{}, {}] }}", self.format, self.rows, self.cols)
+    }
+}
+
+/// Some outputs of a linear layer: `out[t][c] = Σ_k w[c − w_row0][k]·x[t][k]`.
+///
+/// Shapes: `out` columns `c0..c1` of `[tokens, _]`, `w [rows, cols]`, `x [tokens, cols]`;
+/// `w_row0 ≤ c0`, `c0 − w_row0` is a multiple of 16 and `c1 ≤ w_row0 + rows`. Sums over no columns
+/// are 0. An output's bits depend on its row of `w` and of `x` alone: not on the tile, on other
+/// tokens, or on the instruction set. It adds sub-blocks of 32 columns from left to right in
+/// `f32`; inside one, quantised weights under [`Precision::Fast`] add integers exactly, others
+/// are a chain of fused multiply-adds.
+///
+/// # Panics
+/// When shapes differ from the above, or quantised weights packed for `Fast` meet activations
+/// that were not.
+pub fn matmul(out: &mut Columns<'_>, w_row0: usize, w: &Matrix, x: &Activations) {
+    let range = out.range();
+    assert!(
+        w_row0 <= range.start && range.end - w_row0 <= w.rows,
+        "columns {range:?} are not rows of a matrix of {} at {w_row0}",
+        w.rows
+    );
+    assert_eq!((range.start - w_row0) % 16, 0, "tile starts inside a panel");
+    assert_eq!((x.tokens(), x.cols()), (out.tokens(), w.cols), "activations: tokens, columns");
+    let integer = w.format.is_quantized() && w.precision == Precision::Fast;
+    assert!(!integer || x.precision() == Precision::Fast, "activations are not quantised");
+    if w.cols == 0 {
+        (0..out.tokens()).for_each(|t| out.row(t).fill(0.0));
+    } else if out.tokens() > 0 && !range.is_empty() {
+        let operand =
+            Operand { format: w.format, integer, bytes: w.panels.bytes(), cols: w.cols };
+        multiply(out, range.start - w_row0, operand, x);
+    }
+}
+
+#[cfg(test)]
+mod tests;
