@@ -1,7 +1,7 @@
 //! The one error type of this crate.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::gguf::Kind;
 
@@ -230,6 +230,68 @@ pub enum ModelError {
         /// What the file has.
         found: Kind,
     },
+    /// A key's value is one that Helix cannot run with.
+    #[error("{key} = {value}: {problem}")]
+    Setting {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// An architecture that is not known.
+    #[error("unknown architecture {arch:?}; Helix runs {known}")]
+    UnknownArch {
+        /// `general.architecture`.
+        arch: String,
+        /// Those that are known.
+        known: String,
+    },
+
+    // ---- tensors
+    /// A tensor that the architecture needs is absent.
+    #[error("tensor {name:?} {expected} is missing")]
+    MissingTensor {
+        /// The tensor.
+        name: String,
+        /// Its extents, the contiguous one first.
+        expected: String,
+    },
+    /// A tensor has other extents than the metadata ask for.
+    #[error("tensor {name:?} is {found}, and the metadata ask for {expected}")]
+    TensorShape {
+        /// The tensor.
+        name: String,
+        /// Its extents, the contiguous one first.
+        found: String,
+        /// Those that are needed.
+        expected: String,
+    },
+    /// A tensor that the architecture does not use: the model is a variant that would run wrongly.
+    #[error("tensor {name:?} is not part of architecture {arch} as Helix runs it")]
+    UnusedTensor {
+        /// The tensor.
+        name: String,
+        /// The architecture.
+        arch: &'static str,
+    },
+    /// A weight is NaN or infinite.
+    #[error("tensor {name:?} holds a value that is not finite, in row {row}; the file is damaged")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+        /// The row of the value, or of the block whose scale it is.
+        row: usize,
+    },
+    /// A token outside the vocabulary.
+    #[error("token {token} is not in the vocabulary of {vocab}")]
+    Token {
+        /// The token.
+        token: u32,
+        /// The size of the vocabulary.
+        vocab: usize,
+    },
 
     // ---- text
     /// The tokenizer in the metadata cannot be built.
@@ -238,4 +300,16 @@ pub enum ModelError {
     /// The chat template does not parse or render.
     #[error("chat template: {0}")]
     ChatTemplate(String),
+}
+
+impl ModelError {
+    /// The same error with the file's name in front, unless it has one.
+    pub(crate) fn in_file(self, path: &Path) -> ModelError {
+        match self {
+            named @ (ModelError::Io { .. }
+            | ModelError::InFile { .. }
+            | ModelError::MissingPart { .. }) => named,
+            source => ModelError::InFile { path: path.to_owned(), source: Box::new(source) },
+        }
+    }
 }

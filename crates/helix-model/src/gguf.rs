@@ -9,6 +9,7 @@ mod header;
 mod split;
 mod types;
 mod value;
+mod writer;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,6 +17,7 @@ use std::path::Path;
 pub use header::TensorInfo;
 pub use types::GgmlType;
 pub use value::{Array, Kind, Value};
+pub use writer::Writer;
 
 use crate::ModelError;
 use crate::mmap::Bytes;

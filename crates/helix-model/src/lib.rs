@@ -10,12 +10,21 @@
 #![deny(unsafe_code)]
 
 mod chat;
+pub mod config;
 mod error;
 pub mod gguf;
 mod mmap;
+mod model;
+pub mod synthetic;
+mod tensor;
 mod tokenizer;
+mod weights;
 
 pub use chat::*;
+pub use config::{Arch, Config, Rope, RopeStyle};
 pub use error::ModelError;
 pub use gguf::{Array, Gguf, Value};
+pub use model::Model;
+pub use tensor::Tensor;
 pub use tokenizer::*;
+pub use weights::{LayerWeights, RankWeights, SharedShards, rank_bytes};

@@ -115,6 +115,5 @@ fn part_path(path: &Path, from: u64, to: u64, count: u64) -> Option<PathBuf> {
 }
 
 fn in_file(path: &Path) -> impl Fn(ModelError) -> ModelError {
-    let path = path.to_owned();
-    move |source| ModelError::InFile { path: path.clone(), source: Box::new(source) }
+    move |error| error.in_file(path)
 }
