@@ -149,6 +149,44 @@ impl fmt::Display for LayoutSpec {
     }
 }
 
+/// Reads what `Display` writes, so that the name of a layout is enough to make it again: a
+/// strategy, then any of `kvp`, `tpa`, `tpf`, `ep`, `block` and `qkv`, in any order. Without them
+/// `kvp` and `tpa` are 1, the FFN's degrees follow attention's, and the rest is as in
+/// [`LayoutSpec::new`].
+impl FromStr for LayoutSpec {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let mut words = text.split_whitespace();
+        let strategy: Strategy = words.next().unwrap_or_default().parse()?;
+        let [mut kvp, mut tpa, mut tpf, mut ep, mut block] = [None; 5];
+        let mut qkv = QkvMode::Replicate;
+        for word in words {
+            let unknown = || ParseError::new("layout word", word, WORDS);
+            let (key, value) = word.split_once('=').ok_or_else(unknown)?;
+            let size = match key {
+                "kvp" => &mut kvp,
+                "tpa" => &mut tpa,
+                "tpf" => &mut tpf,
+                "ep" => &mut ep,
+                "block" => &mut block,
+                "qkv" => {
+                    qkv = value.parse()?;
+                    continue;
+                }
+                _ => return Err(unknown()),
+            };
+            *size = Some(value.parse().map_err(|_| unknown())?);
+        }
+        let plain = Self::new(strategy, kvp.unwrap_or(1), tpa.unwrap_or(1));
+        let Degrees { tpf: same, .. } = plain.degrees;
+        let degrees = Degrees { tpf: tpf.unwrap_or(same), ep: ep.unwrap_or(1), ..plain.degrees };
+        Ok(Self { degrees, kv_block: block.unwrap_or(DEFAULT_KV_BLOCK), qkv, ..plain })
+    }
+}
+
+const WORDS: &str = "kvp=N, tpa=N, tpf=N, ep=N, block=N or qkv=MODE";
+
 /// A word that names none of the choices.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {given:?} is unknown; choose {choices}")]
@@ -180,5 +218,29 @@ mod tests {
         assert_eq!(error, "strategy \"Helix\" is unknown; choose helix, tp or medha");
         let error = "".parse::<QkvMode>().unwrap_err().to_string();
         assert_eq!(error, "QKV mode \"\" is unknown; choose replicate or gather");
+    }
+
+    #[test]
+    fn a_layout_is_made_again_from_its_name() {
+        let spec = LayoutSpec {
+            degrees: Degrees { kvp: 4, tpa: 2, tpf: 3, ep: 5 },
+            strategy: Strategy::Medha,
+            kv_block: 32,
+            qkv: QkvMode::Gather,
+        };
+        let name = "medha kvp=4 tpa=2 tpf=3 ep=5 block=32 qkv=gather";
+        assert_eq!(spec.to_string(), name);
+        assert_eq!(name.parse(), Ok(spec));
+        assert_eq!("helix".parse(), Ok(LayoutSpec::new(Strategy::Helix, 1, 1)));
+        assert_eq!("tp tpa=4".parse(), Ok(LayoutSpec::new(Strategy::Tp, 1, 4)));
+        assert_eq!("helix tpa=2 kvp=4".parse(), Ok(LayoutSpec::new(Strategy::Helix, 4, 2)));
+
+        let refusal = |text: &str| text.parse::<LayoutSpec>().unwrap_err().to_string();
+        assert_eq!(refusal(" "), "strategy \"\" is unknown; choose helix, tp or medha");
+        for word in ["kvp=-1", "kvp", "pp=2", "block="] {
+            let choices = "kvp=N, tpa=N, tpf=N, ep=N, block=N or qkv=MODE";
+            let message = format!("layout word {word:?} is unknown; choose {choices}");
+            assert_eq!(refusal(&format!("helix {word}")), message);
+        }
     }
 }

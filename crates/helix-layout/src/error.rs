@@ -74,8 +74,8 @@ pub enum LayoutError {
     },
     /// Attention and FFN do not run on the ranks that the strategy says.
     #[error(
-        "{degrees} is {attention} ranks in attention and {ffn} in the FFN; {strategy} needs {rule}: \
-         nearest legal: {nearest}",
+        "{degrees} is {attention} ranks in attention and {ffn} in the FFN; {strategy} needs \
+         {rule}: nearest legal: {nearest}",
         attention = degrees.attention_ranks(),
         ffn = degrees.ffn_ranks()
     )]

@@ -113,8 +113,6 @@ fn what_the_user_fixed_stays_fixed() {
 
 #[test]
 fn ties_go_to_fewer_collectives_then_to_fewer_sequence_shards() {
-    // Two KV heads or two shards halve the KV alike, and weights of one bit hardly count:
-    // every candidate of this shape reads the same when it gathers.
     let even = ModelShape { q_heads: 2, kv_heads: 2, hidden: 128, ..SMOLLM2 };
     let mut tied = Vec::new();
     for qkv in QkvMode::ALL {
@@ -123,6 +121,7 @@ fn ties_go_to_fewer_collectives_then_to_fewer_sequence_shards() {
             tied.push(Score { total: 1.0, ..score });
         }
     }
+    tied.reverse(); // Candidates come with fewest shards first: the order must not decide.
     tied.sort_by(Score::compare);
     let order: Vec<_> = tied.iter().map(|s| (s.layout.qkv(), s.layout.degrees().kvp)).collect();
     let (replicate, gather) = (QkvMode::Replicate, QkvMode::Gather);

@@ -375,6 +375,10 @@ fn refusals_name_the_numbers_and_the_nearest_legal_layouts() {
             "kvp=0 tpa=1 tpf=1 ep=1: every degree is at least 1",
         ),
         (
+            degrees(Strategy::Helix, 1, 1, 1, 0),
+            "kvp=1 tpa=1 tpf=1 ep=0: every degree is at least 1",
+        ),
+        (
             LayoutSpec::new(Strategy::Helix, usize::MAX, 3),
             "kvp=18446744073709551615 tpa=3 tpf=18446744073709551615 ep=1 is more than a layout \
              may have: 1024 ranks",
