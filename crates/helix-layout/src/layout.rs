@@ -315,7 +315,7 @@ impl Layout {
         }
     }
 
-    /// An empty range where that of the first rank of `rank`'s KVP group ends: ranges tile in order.
+    /// An empty range at the end of what the first rank of `rank`'s KVP group has: all still tile.
     fn nothing_after(&self, rank: Rank, range: impl Fn(Rank) -> Range<usize>) -> Range<usize> {
         let end = range(Rank(self.kvp_group(rank).start)).end;
         end..end

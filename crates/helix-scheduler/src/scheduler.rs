@@ -213,7 +213,7 @@ impl Scheduler {
         let room = max_context - prompt.len() + 1;
         let left = max_new_tokens.min(room);
         let at_limit = if max_new_tokens <= room { Finish::Length } else { Finish::Context };
-        let reserved = self.limits.kv_share(prompt.len() + left - 1);
+        let reserved = self.limits.kv_share(prompt.len() + (left - 1));
         if reserved > kv_tokens {
             let prompt = prompt.len();
             return Err(Refusal::PastKvBudget { prompt, needed: reserved, kv_tokens });
