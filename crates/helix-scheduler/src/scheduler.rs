@@ -94,7 +94,7 @@ impl Scheduler {
         let sequence = self.plan(request)?;
         self.admit_waiting();
         let at_once = self.waiting.is_empty() && self.fits(&sequence);
-        let &Limits { max_waiting, .. } = &self.limits;
+        let max_waiting = self.limits.max_waiting;
         if !at_once && self.waiting.len() >= max_waiting {
             return Err(Refusal::QueueFull { waiting: self.waiting.len(), max_waiting });
         }
@@ -140,6 +140,11 @@ impl Scheduler {
 
     /// Appends `token` to the sequence in `slot`, whose last run wanted it; `is_end` says that it
     /// ends the sequence. Nothing, if that sequence was cancelled since the step was made.
+    ///
+    /// Commit what a step yields before asking for the next: a slot may change hands.
+    ///
+    /// # Panics
+    /// If there is no such slot.
     pub fn commit(&mut self, slot: usize, token: u32, is_end: bool) -> Option<Committed> {
         let sequence = self.slots[slot].as_mut().filter(|s| matches!(s.next, Next::Awaited))?;
         let id = sequence.id;

@@ -369,6 +369,18 @@ fn refusals_name_the_limit_and_the_numbers() {
 }
 
 #[test]
+fn no_queue_at_all_still_lets_run_what_fits() {
+    let limits = Limits { max_sequences: 2, max_waiting: 0, ..ROOMY };
+    let mut scheduler = Scheduler::new(limits).unwrap();
+    let first = scheduler.submit(request(1, 1)).unwrap();
+    scheduler.submit(request(1, 1)).unwrap();
+    let refusal = scheduler.submit(request(1, 1)).unwrap_err();
+    assert_eq!(refusal, Refusal::QueueFull { waiting: 0, max_waiting: 0 });
+    assert_eq!(scheduler.cancel(first), Cancelled::Running { slot: 0 });
+    scheduler.submit(request(1, 1)).unwrap();
+}
+
+#[test]
 fn a_large_request_is_not_overtaken_by_small_ones() {
     let mut scheduler = Scheduler::new(Limits { kv_tokens: 64, ..ROOMY }).unwrap();
     let small = scheduler.submit(request(1, 16)).unwrap();
