@@ -1,1 +1,72 @@
-fn main() {}
+//! The project's own chores: `cargo x demo | test | ci | model | fixtures | bench`.
+#![forbid(unsafe_code)]
+
+mod ci;
+mod demo;
+mod directions;
+mod model;
+mod python;
+mod shell;
+mod test;
+mod unsafe_homes;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo x", about = "The project's own chores")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Fetches a small model, decodes it over 2 ranks and shows what each of them held and read
+    Demo,
+    /// Runs every test of the workspace; what follows goes to `cargo test`
+    Test {
+        /// Arguments of `cargo test`, such as `-p helix-engine` or a test's name
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Everything a change must pass: format, lints, docs, dependency directions, tests
+    Ci,
+    /// Fetches a model into the user's cache directory and prints where it is
+    Model {
+        /// One of the names that `cargo x model` lists when the name is unknown
+        #[arg(default_value = model::SMOLLM2.name)]
+        name: String,
+    },
+    /// Makes the committed test fixtures again (Python, torch and transformers: some gigabytes)
+    Fixtures(python::Interpreter),
+    /// Measures Helix beside llama.cpp; what follows `--` goes to bench/vs_llama.py
+    Bench {
+        #[command(flatten)]
+        python: python::Interpreter,
+        /// Arguments of bench/vs_llama.py
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().chore {
+        Chore::Demo => demo::run(),
+        Chore::Test { arguments } => test::run(&arguments),
+        Chore::Ci => ci::run(),
+        Chore::Model { name } => {
+            model::fetch_named(&name).map(|path| println!("{}", path.display()))
+        }
+        Chore::Fixtures(python) => python.fixtures(),
+        Chore::Bench { python, arguments } => python.bench(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Everything a change must pass, the cheapest first.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::{directions, shell, test, unsafe_homes};
+
+type Check = (&'static str, fn() -> Result<()>);
+
+const CHECKS: [Check; 6] = [
+    ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
+    ("dependency directions", directions::check),
+    ("homes of unsafe code", unsafe_homes::check),
+    ("lints", || {
+        let mut clippy = shell::cargo();
+        clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+        shell::run(&mut clippy)
+    }),
+    ("documentation", || {
+        let mut doc = shell::cargo();
+        doc.env("RUSTDOCFLAGS", "--deny warnings").args(["doc", "--workspace", "--no-deps"]);
+        shell::run(&mut doc)
+    }),
+    ("tests", || test::run(&[])),
+];
+
+/// Runs every check; stops at the first that fails.
+pub fn run() -> Result<()> {
+    let mut times = Vec::new();
+    for (name, check) in CHECKS {
+        eprintln!("\n== {name}");
+        let start = Instant::now();
+        check().context(name)?;
+        times.push(format!("{name} {:.0} s", start.elapsed().as_secs_f64()));
+    }
+    eprintln!("\nall checks passed: {}", times.join(", "));
+    Ok(())
+}
