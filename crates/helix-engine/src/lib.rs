@@ -1,1 +1,26 @@
-//! engine
+//! Runs a model over a Helix layout, in one process.
+//!
+//! [`Engine::step`] takes tokens of any number of sequences and gives logits. Inside, every rank
+//! runs the same lines: `rank.rs` from tokens to logits, `layer.rs` one layer, `attention.rs` the
+//! part between its projections. Decode, chunked prefill and verification of drafts are the same
+//! step with other numbers of query tokens.
+#![forbid(unsafe_code)]
+
+mod attention;
+mod batch;
+mod counters;
+mod engine;
+mod error;
+mod kv;
+mod lanes;
+mod layer;
+mod options;
+mod projection;
+mod qkv;
+mod rank;
+pub mod sampler;
+
+pub use counters::{Line, RankCounters};
+pub use engine::Engine;
+pub use error::EngineError;
+pub use options::EngineOptions;

@@ -1,0 +1,109 @@
+//! What a rank read, sent and spent.
+
+use helix_comm::Traffic;
+use std::time::{Duration, Instant};
+
+/// The lines of a step, as `layer.rs` and `rank.rs` run them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the lines'")]
+pub enum Line {
+    Embedding,
+    AttentionNorm,
+    Qkv,
+    QkvGather,
+    RopeAppend,
+    Attention,
+    AllToAll,
+    Merge,
+    OutProjection,
+    OutAllReduce,
+    FfnNorm,
+    FfnUp,
+    FfnDown,
+    FfnAllReduce,
+    Head,
+    LogitsGather,
+}
+
+impl Line {
+    /// All lines, in the order of a step.
+    pub const ALL: [Line; 16] = [
+        Line::Embedding,
+        Line::AttentionNorm,
+        Line::Qkv,
+        Line::QkvGather,
+        Line::RopeAppend,
+        Line::Attention,
+        Line::AllToAll,
+        Line::Merge,
+        Line::OutProjection,
+        Line::OutAllReduce,
+        Line::FfnNorm,
+        Line::FfnUp,
+        Line::FfnDown,
+        Line::FfnAllReduce,
+        Line::Head,
+        Line::LogitsGather,
+    ];
+
+    /// The name that reports print.
+    pub fn name(self) -> &'static str {
+        match self {
+            Line::Embedding => "embedding",
+            Line::AttentionNorm => "attention norm",
+            Line::Qkv => "qkv",
+            Line::QkvGather => "qkv gather",
+            Line::RopeAppend => "rope, append",
+            Line::Attention => "partial attention",
+            Line::AllToAll => "all-to-all",
+            Line::Merge => "merge",
+            Line::OutProjection => "out-projection",
+            Line::OutAllReduce => "all-reduce (out)",
+            Line::FfnNorm => "ffn norm",
+            Line::FfnUp => "ffn gate, up",
+            Line::FfnDown => "ffn down",
+            Line::FfnAllReduce => "all-reduce (ffn)",
+            Line::Head => "lm head",
+            Line::LogitsGather => "gather logits",
+        }
+    }
+}
+
+/// One rank's counters since the start or the last reset.
+#[derive(Clone, Debug, Default)]
+pub struct RankCounters {
+    /// Steps run.
+    pub steps: u64,
+    /// Bytes of weight matrices that matrix products passed over, each once per step; the
+    /// embedding rows are not among them.
+    pub weight_bytes: u64,
+    /// Bytes of keys and values that attention passed over: each run's visible tokens, once per
+    /// layer, KV head and step.
+    pub kv_bytes_read: u64,
+    /// Bytes of keys and values that lie in the cache now.
+    pub kv_bytes_held: u64,
+    /// Collectives over all ranks.
+    pub world: Traffic,
+    /// Collectives in the KVP group.
+    pub kvp: Traffic,
+    /// Time per line of the step, indexed as [`Line::ALL`].
+    pub time: [Duration; Line::ALL.len()],
+}
+
+/// Splits a rank's time into lines.
+pub(crate) struct Clock {
+    last: Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { last: Instant::now() }
+    }
+
+    /// All time since the last call belongs to `line`.
+    pub(crate) fn lap(&mut self, counters: &mut RankCounters, line: Line) {
+        let now = Instant::now();
+        counters.time[line as usize] += now - self.last;
+        self.last = now;
+    }
+}

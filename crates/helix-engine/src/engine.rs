@@ -1,0 +1,293 @@
+//! All ranks of a layout in one process.
+
+use crate::counters::RankCounters;
+use crate::rank::{Rank, largest_messages};
+use crate::{EngineError, EngineOptions};
+use helix_comm::{Comm, CommError, Team, ThreadComm};
+use helix_kernels::kv::PageShape;
+use helix_layout::Layout;
+use helix_model::{Model, RankWeights, SharedShards};
+use helix_scheduler::Step;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A model that runs: the ranks of a layout as thread teams over shared memory.
+///
+/// The caller of [`Engine::step`] is rank 0's leader, so a step costs no hand-over. All memory is
+/// allocated by [`Engine::new`]; steps allocate nothing.
+pub struct Engine {
+    layout: Layout,
+    options: EngineOptions,
+    vocab: usize,
+    /// The ranks' leaders.
+    leaders: Team,
+    ranks: Vec<Mutex<Rank>>,
+    results: Vec<Mutex<Result<(), CommError>>>,
+    /// Positions of the sequence in each slot.
+    lens: Vec<usize>,
+    steps: u64,
+    /// Rows of logits that the last step left.
+    rows: usize,
+    broken: bool,
+}
+
+impl Engine {
+    /// Loads every rank's shards; `progress` is told bytes of weights as they are read.
+    ///
+    /// # Errors
+    /// A model file lacks what a rank needs; an option is absurd; the KV cache does not fit in
+    /// memory.
+    pub fn new(
+        model: Arc<Model>,
+        layout: Layout,
+        options: EngineOptions,
+        progress: &dyn Fn(u64),
+    ) -> Result<Engine, EngineError> {
+        validate(&options)?;
+        check_memory(&model, &layout, &options)?;
+        let n = layout.ranks();
+        let (world, group) = largest_messages(&model, &layout, &options);
+        let worlds = ThreadComm::group(n, if n > 1 { world } else { 0 }, options.deadline);
+        let kvp = layout.degrees().kvp;
+        let groups = (0..n / kvp)
+            .flat_map(|_| ThreadComm::group(kvp, if kvp > 1 { group } else { 0 }, options.deadline));
+        let shards = SharedShards::default();
+        let mut ranks = Vec::with_capacity(n);
+        for ((rank, world), group) in layout.all_ranks().zip(worlds).zip(groups) {
+            let weights =
+                RankWeights::load_shared(&model, &layout, rank, options.precision, &shards, progress)?;
+            let model = Arc::clone(&model);
+            let rank = Rank::new(model, &layout, rank, weights, world, group, &options)?;
+            ranks.push(Mutex::new(rank));
+        }
+        let leaders = Team::new("helix-rank", n)
+            .map_err(|source| EngineError::System { what: "a thread", source })?;
+        Ok(Engine {
+            layout,
+            options,
+            vocab: model.config.vocab,
+            leaders,
+            results: ranks.iter().map(|_| Mutex::new(Ok(()))).collect(),
+            ranks,
+            lens: vec![0; options.max_sequences],
+            steps: 0,
+            rows: 0,
+            broken: false,
+        })
+    }
+
+    /// Bytes of KV cache that all ranks of `layout` would reserve together.
+    pub fn kv_bytes(model: &Model, layout: &Layout, options: &EngineOptions) -> Option<u64> {
+        let shape = PageShape::new(model.config.head_dim, options.kv_type);
+        layout.all_ranks().try_fold(0u64, |sum, rank| {
+            let local = layout.owned_before(layout.attention(rank).kvp, options.max_context);
+            let heads = layout.kv_heads(rank).len();
+            let layers = model.config.layers;
+            let size = crate::kv::KvCache::size(shape, layers, heads, options.max_sequences, local)?;
+            sum.checked_add(size as u64)
+        })
+    }
+
+    /// Runs one step on all ranks: appends its tokens to their sequences and gives the wanted rows
+    /// of logits, `[rows, vocab]`, in the order of the runs.
+    ///
+    /// # Errors
+    /// The step does not fit the engine or its sequences, in which case nothing was changed; or
+    /// ranks lost each other, after which the engine refuses every step.
+    ///
+    /// # Panics
+    /// With the payload of a rank that panicked.
+    pub fn step(&mut self, step: &Step) -> Result<&mut [f32], EngineError> {
+        self.check(step)?;
+        self.steps += 1;
+        let (ranks, results) = (&self.ranks, &self.results);
+        let run = catch_unwind(AssertUnwindSafe(|| {
+            self.leaders.run_all(&|index| {
+                let mut rank = lock(&ranks[index]);
+                let result = catch_unwind(AssertUnwindSafe(|| rank.step(step)));
+                if !matches!(result, Ok(Ok(()))) {
+                    rank.world.abort();
+                    rank.group.abort();
+                }
+                match result {
+                    Ok(result) => *lock(&results[index]) = result,
+                    Err(payload) => resume_unwind(payload),
+                }
+            });
+        }));
+        self.broken = true;
+        if let Err(payload) = run {
+            resume_unwind(payload);
+        }
+        for (rank, result) in self.results.iter().enumerate() {
+            if let Err(source) = lock(result).clone() {
+                return Err(EngineError::Comm { rank, step: self.steps, source });
+            }
+        }
+        self.broken = false;
+        for run in &step.runs {
+            self.lens[run.slot] = run.start + run.len;
+        }
+        self.rows = step.wanted_rows();
+        let root = self.ranks[0].get_mut().unwrap_or_else(PoisonError::into_inner);
+        Ok(&mut root.buffers.logits[..self.rows * self.vocab])
+    }
+
+    /// The rows of logits that the last step left, `[rows, vocab]`.
+    pub fn logits(&mut self) -> &mut [f32] {
+        let root = self.ranks[0].get_mut().unwrap_or_else(PoisonError::into_inner);
+        &mut root.buffers.logits[..self.rows * self.vocab]
+    }
+
+    fn check(&self, step: &Step) -> Result<(), EngineError> {
+        let wrong = |text: String| Err(EngineError::Step(text));
+        let options = &self.options;
+        let limits = [
+            ("tokens", step.tokens.len(), options.max_step_tokens),
+            ("wanted rows of logits", step.wanted_rows(), options.max_logits),
+        ];
+        for (what, count, max) in limits {
+            if count > max {
+                return wrong(format!("it has {count} {what}, the engine was sized for {max}"));
+            }
+        }
+        if self.broken {
+            return wrong("an earlier step failed, so the sequences are in no known state".into());
+        }
+        if step.tokens.is_empty() {
+            return wrong("it has no tokens".into());
+        }
+        if step.runs.iter().map(|run| run.len).sum::<usize>() != step.tokens.len() {
+            return wrong("its runs and its tokens differ in length".into());
+        }
+        if let Some(id) = step.tokens.iter().find(|&&id| id as usize >= self.vocab) {
+            return wrong(format!("token {id} is not one of the vocabulary's {}", self.vocab));
+        }
+        for (index, run) in step.runs.iter().enumerate() {
+            let Some(&len) = self.lens.get(run.slot) else {
+                return wrong(format!("slot {} of {}", run.slot, self.lens.len()));
+            };
+            if run.start != len || run.len == 0 {
+                let (slot, start) = (run.slot, run.start);
+                return wrong(format!("slot {slot} holds {len} positions; a run starts at {start}"));
+            }
+            if run.start + run.len > options.max_context {
+                let end = run.start + run.len;
+                return wrong(format!("position {end} is past the context of {}", options.max_context));
+            }
+            if step.runs[..index].iter().any(|other| other.slot == run.slot) {
+                return wrong(format!("slot {} has two runs", run.slot));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the sequence in `slot`.
+    pub fn release(&mut self, slot: usize) {
+        self.truncate(slot, 0);
+    }
+
+    /// Forgets the positions of `slot`'s sequence from `len` on.
+    ///
+    /// # Panics
+    /// There is no such slot, or its sequence is shorter.
+    pub fn truncate(&mut self, slot: usize, len: usize) {
+        assert!(len <= self.lens[slot], "slot {slot} holds {} positions", self.lens[slot]);
+        self.lens[slot] = len;
+        for rank in &mut self.ranks {
+            rank.get_mut().unwrap_or_else(PoisonError::into_inner).truncate(slot, len);
+        }
+    }
+
+    /// Lengthens `slot`'s sequence to `len` positions whose keys and values are seeded noise: a
+    /// long context for a benchmark, without the hours that computing one takes.
+    ///
+    /// # Panics
+    /// There is no such slot, its sequence is longer, or `len` is past the context.
+    pub fn fill_with_noise(&mut self, slot: usize, len: usize) {
+        assert!(len <= self.options.max_context, "{len} is past the context");
+        assert!(len >= self.lens[slot], "slot {slot} holds {} positions", self.lens[slot]);
+        let from = std::mem::replace(&mut self.lens[slot], len);
+        let ranks = &self.ranks;
+        self.leaders.run_all(&|index| lock(&ranks[index]).fill_with_noise(slot, from, len));
+    }
+
+    /// Positions of the sequence in `slot`.
+    pub fn len(&self, slot: usize) -> usize {
+        self.lens[slot]
+    }
+
+    /// Whether the engine holds no sequence.
+    pub fn is_empty(&self) -> bool {
+        self.lens.iter().all(|&len| len == 0)
+    }
+
+    /// The layout that it runs.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// What it was sized for.
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// Columns of a row of logits.
+    pub fn vocab(&self) -> usize {
+        self.vocab
+    }
+
+    /// What each rank read, sent and spent since the start or the last reset.
+    pub fn counters(&self) -> Vec<RankCounters> {
+        self.ranks.iter().map(|rank| lock(rank).counters()).collect()
+    }
+
+    /// Counts from zero again.
+    pub fn reset_counters(&mut self) {
+        self.ranks.iter().for_each(|rank| lock(rank).reset_counters());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn validate(options: &EngineOptions) -> Result<(), EngineError> {
+    let checks = [
+        ("threads per rank", options.threads_per_rank, 1024),
+        ("context", options.max_context, u32::MAX as usize),
+        ("sequences", options.max_sequences, 1 << 20),
+        ("tokens of a step", options.max_step_tokens, 1 << 16),
+        ("rows of logits", options.max_logits, 1 << 16),
+    ];
+    for (name, value, max) in checks {
+        if !(1..=max).contains(&value) {
+            return Err(EngineError::Option { name, value, max });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a KV cache larger than what the system says is free: it would be killed half-way.
+fn check_memory(model: &Model, layout: &Layout, options: &EngineOptions) -> Result<(), EngineError> {
+    let needed = Engine::kv_bytes(model, layout, options).unwrap_or(u64::MAX);
+    let Some(available) = available_memory() else { return Ok(()) };
+    if needed <= available {
+        return Ok(());
+    }
+    Err(EngineError::KvMemory {
+        ranks: layout.ranks(),
+        needed_mib: needed >> 20,
+        available_mib: available >> 20,
+        sequences: options.max_sequences,
+        context: options.max_context,
+    })
+}
+
+/// Linux's estimate of what can be allocated without swapping.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}

@@ -1,0 +1,57 @@
+//! A rank's threads, each with scratch of its own.
+
+use helix_comm::Team;
+use helix_kernels::Lse;
+use helix_kernels::attention::Scratch;
+use std::sync::Mutex;
+
+/// Tokens below which a token-by-token line stays on the leader: forking costs more than it saves.
+const FEW_TOKENS: usize = 4;
+
+/// What a thread needs for itself while it works on a line.
+pub(crate) struct Lane {
+    /// For attention.
+    pub(crate) attention: Scratch,
+    /// A state per query row, before it is folded.
+    pub(crate) states: Vec<f32>,
+    /// Query rows of one item, gathered.
+    pub(crate) queries: Vec<f32>,
+    /// What each query row sees.
+    pub(crate) limits: Vec<u32>,
+    /// One row of activations.
+    pub(crate) row: Vec<f32>,
+    /// The log-sum-exps that a merge weighs.
+    pub(crate) lse: Vec<Lse>,
+}
+
+/// A team of threads and their lanes.
+pub(crate) struct Lanes {
+    team: Team,
+    lanes: Vec<Mutex<Lane>>,
+}
+
+impl Lanes {
+    pub(crate) fn new(team: Team, lane: impl Fn() -> Lane) -> Lanes {
+        let lanes = (0..team.size()).map(|_| Mutex::new(lane())).collect();
+        Lanes { team, lanes }
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Runs `work` on every thread that is free; it takes its work piece by piece.
+    pub(crate) fn share(&mut self, work: impl Fn(&mut Lane) + Sync) {
+        let lanes = &self.lanes;
+        self.team.run(&|thread| work(&mut lanes[thread].lock().expect("a thread panicked")));
+    }
+
+    /// [`Lanes::share`] for a line that goes token by token; a few tokens stay on the leader.
+    pub(crate) fn by_token(&mut self, tokens: usize, work: impl Fn(&mut Lane) + Sync) {
+        if tokens < FEW_TOKENS {
+            work(self.lanes[0].get_mut().expect("a thread panicked"));
+        } else {
+            self.share(work);
+        }
+    }
+}

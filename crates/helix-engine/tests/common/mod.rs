@@ -1,0 +1,68 @@
+//! What the engine's tests share: every legal layout, and logits of a text however it is cut.
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+use helix_engine::{Engine, EngineOptions};
+use helix_kernels::Precision;
+use helix_kernels::kv::KvType;
+use helix_layout::{Layout, ModelShape, QkvMode, Strategy};
+use helix_model::Model;
+use helix_scheduler::{Step, Wanted};
+use std::sync::Arc;
+
+/// f32 throughout: what is compared with references.
+pub fn precise() -> EngineOptions {
+    EngineOptions {
+        precision: Precision::Precise,
+        kv_type: KvType::F32,
+        max_context: 256,
+        max_step_tokens: 64,
+        max_logits: 64,
+        ..EngineOptions::default()
+    }
+}
+
+/// Every legal layout of `1..=ranks` ranks, of every strategy, with the given KV blocks.
+pub fn layouts(shape: &ModelShape, ranks: usize, kv_blocks: &[usize]) -> Vec<Layout> {
+    let mut all = Vec::new();
+    for n in 1..=ranks {
+        for strategy in [Strategy::Helix, Strategy::Tp, Strategy::Medha] {
+            for &block in kv_blocks {
+                for qkv in [QkvMode::Replicate, QkvMode::Gather] {
+                    all.extend(Layout::candidates(shape, n, strategy, block, qkv));
+                }
+            }
+        }
+    }
+    assert!(!all.is_empty());
+    all
+}
+
+pub fn engine(model: &Arc<Model>, layout: Layout, options: EngineOptions) -> Engine {
+    Engine::new(Arc::clone(model), layout, options, &|_| {}).expect("the engine starts")
+}
+
+/// Logits of every position of `tokens` in slot 0, run `piece` tokens at a time.
+pub fn logits(engine: &mut Engine, tokens: &[u32], piece: usize) -> Vec<f32> {
+    let mut all = Vec::new();
+    let mut step = Step::default();
+    for (index, tokens) in tokens.chunks(piece).enumerate() {
+        step.clear();
+        step.push(0, index * piece, tokens, Wanted::All);
+        all.extend_from_slice(engine.step(&step).expect("a step runs"));
+    }
+    all
+}
+
+/// The largest difference, with where it is; panics on a NaN or another length.
+pub fn largest_difference(a: &[f32], b: &[f32]) -> (f32, usize) {
+    assert_eq!(a.len(), b.len(), "lengths differ");
+    let mut largest = (0.0, 0);
+    for (index, (a, b)) in a.iter().zip(b).enumerate() {
+        let difference = (a - b).abs();
+        assert!(!difference.is_nan(), "{a} against {b} at {index}");
+        if difference > largest.0 {
+            largest = (difference, index);
+        }
+    }
+    largest
+}
