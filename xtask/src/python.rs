@@ -23,7 +23,13 @@ impl Interpreter {
     pub fn fixtures(&self) -> Result<()> {
         let folder = shell::root().join(FIXTURES);
         let python = self.with(&folder.join("requirements.txt"), "fixtures")?;
-        shell::run(Command::new(python).arg("-B").arg(folder.join("generate.py")))
+        let script = |name: &str| {
+            let mut command = Command::new(&python);
+            command.arg("-B").arg(folder.join(name));
+            command
+        };
+        shell::run(&mut script("generate.py"))?;
+        shell::run(script("generate_smollm2.py").arg(model::fetch(&model::SMOLLM2)?))
     }
 
     /// Measures the release binary beside llama.cpp on the fetched model, in Q4_1 and Q4_0.
