@@ -60,12 +60,7 @@ impl<'a> SharedColumns<'a> {
     ///
     /// # Panics
     /// As `new`; and when `cuts` do not ascend or one is past `row_len`.
-    pub fn with_cuts(
-        out: &'a mut [f32],
-        row_len: usize,
-        tile: usize,
-        cuts: &'a [usize],
-    ) -> Self {
+    pub fn with_cuts(out: &'a mut [f32], row_len: usize, tile: usize, cuts: &'a [usize]) -> Self {
         assert!(tile > 0, "tiles of no columns");
         let tokens = out.len().checked_div(row_len).unwrap_or(0);
         assert_eq!(tokens * row_len, out.len(), "output is not whole rows of {row_len}");

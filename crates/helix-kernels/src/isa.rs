@@ -100,9 +100,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_is_kept() {
+    fn the_limit_is_the_strongest_below_it() {
+        // Only the results: tests beside this one set limits as well.
         assert_eq!(limit(Isa::Scalar), Isa::Scalar);
-        assert_eq!(cpu(), Isa::Scalar);
         assert_eq!(limit(Isa::Avx512), Isa::available().last().unwrap());
+        assert!(cpu().is_available());
     }
 }

@@ -5,6 +5,7 @@
 //! * [`attention`] and [`kv`]: partial attention over paged keys and values, and its merge;
 //! * [`elementwise`]: norms, rotary embedding, activations;
 //! * [`columns`]: how threads share one output without locks;
+//! * [`probe`]: this machine's read bandwidth, the roof of a decode step.
 //!
 //! Every kernel gives the same bits on every instruction set, for any tile and batch: see
 //! [`matmul`] and [`attention`] for the order of their sums.
@@ -20,6 +21,7 @@ pub mod isa;
 pub mod kv;
 mod lse;
 mod matrix;
+pub mod probe;
 
 pub use activations::{Activations, SharedFill, TokenWriter};
 pub use columns::{Columns, SharedColumns, SharedRows};

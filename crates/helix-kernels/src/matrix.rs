@@ -8,6 +8,7 @@ use crate::activations::Activations;
 use crate::arch::matmul::{Operand, multiply};
 use crate::columns::Columns;
 use crate::formats::Format;
+use crate::isa::{self, Isa};
 
 mod pack;
 
@@ -133,6 +134,11 @@ impl std::fmt::Debug for Matrix {
 /// When shapes differ from the above, or quantised weights packed for `Fast` meet activations
 /// that were not.
 pub fn matmul(out: &mut Columns<'_>, w_row0: usize, w: &Matrix, x: &Activations) {
+    matmul_on(isa::cpu(), out, w_row0, w, x);
+}
+
+/// [`matmul`] on a given instruction set.
+fn matmul_on(isa: Isa, out: &mut Columns<'_>, w_row0: usize, w: &Matrix, x: &Activations) {
     let range = out.range();
     assert!(
         w_row0 <= range.start && range.end - w_row0 <= w.rows,
@@ -146,9 +152,8 @@ pub fn matmul(out: &mut Columns<'_>, w_row0: usize, w: &Matrix, x: &Activations)
     if w.cols == 0 {
         (0..out.tokens()).for_each(|t| out.row(t).fill(0.0));
     } else if out.tokens() > 0 && !range.is_empty() {
-        let operand =
-            Operand { format: w.format, integer, bytes: w.panels.bytes(), cols: w.cols };
-        multiply(out, range.start - w_row0, operand, x);
+        let operand = Operand { format: w.format, integer, bytes: w.panels.bytes(), cols: w.cols };
+        multiply(isa, out, range.start - w_row0, operand, x);
     }
 }
 

@@ -82,9 +82,7 @@ pub(crate) fn decode(format: Format, block: &[u8], index: usize) -> Codes {
     let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]);
     let plain = Codes { d: half(0), scale: [1; 2], ..Codes::default() };
     match format {
-        Format::Q8_0 => {
-            Codes { codes: std::array::from_fn(|i| block[2..34][i] ^ 0x80), ..plain }
-        }
+        Format::Q8_0 => Codes { codes: std::array::from_fn(|i| block[2..34][i] ^ 0x80), ..plain },
         Format::Q4_0 => Codes { codes: split_nibbles(&block[2..18]), ..plain },
         Format::Q4_1 => Codes { codes: split_nibbles(&block[4..20]), m: half(2), ..plain },
         Format::Q5_0 => Codes { codes: fifth_bit(&block[2..6], &block[6..22]), ..plain },

@@ -68,6 +68,10 @@ pub(super) fn pack(
     if rows.start > rows.end || needed > data.len() as u128 {
         return Err(PackError::Rows { rows, needed, bytes: data.len() });
     }
+    if rows.is_empty() || cols.is_empty() {
+        // A rank that holds none of this matrix: nothing to pack.
+        return Ok(Panels::zeroed(0));
+    }
     let shard = Shard { format, data, row_bytes, rows, cols };
     match format {
         Format::F32 => floats::<4>(&shard, |b| f32::from_le_bytes(b).is_finite()),

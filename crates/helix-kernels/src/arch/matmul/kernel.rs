@@ -9,11 +9,11 @@
 use std::marker::PhantomData;
 
 use super::panel::{self, Block, Column, ROWS};
-use super::{Dots, Job};
+use super::{Dots, Job, Visit, dispatch};
 use crate::activations::{Activations, Sub};
-use crate::arch::lanes::Scalar;
 use crate::columns::Columns;
 use crate::formats::{Format, SUB_BLOCK};
+use crate::isa::Isa;
 
 /// Weights of one matrix, repacked.
 #[derive(Clone, Copy)]
@@ -32,9 +32,49 @@ const PASS_BYTES: usize = 192 << 10;
 
 /// `out[t][c] = Σ_k w[first_row + c][k]·x[t][k]` for the columns of `out`; `first_row` is a
 /// multiple of 16, and `w` and `x` have the same columns, at least one.
-pub(crate) fn multiply(out: &mut Columns<'_>, first_row: usize, w: Operand<'_>, x: &Activations) {
+pub(crate) fn multiply(
+    isa: Isa,
+    out: &mut Columns<'_>,
+    first_row: usize,
+    w: Operand<'_>,
+    x: &Activations,
+) {
     debug_assert!(first_row.is_multiple_of(ROWS) && w.cols > 0);
-    formats(Scalar, out, first_row, w, x);
+    dispatch(isa, Product { out, first_row, w, x });
+}
+
+struct Product<'a, 'o> {
+    out: &'a mut Columns<'o>,
+    first_row: usize,
+    w: Operand<'a>,
+    x: &'a Activations,
+}
+
+impl Visit for Product<'_, '_> {
+    /// Picks the rule for the weights' format.
+    fn visit<L: Dots>(self, l: L) {
+        match (self.w.format, self.w.integer) {
+            (Format::F32, _) => passes::<L, Float<panel::F32>>(l, self),
+            (Format::F16, _) => passes::<L, Float<panel::F16>>(l, self),
+            (Format::BF16, _) => passes::<L, Float<panel::BF16>>(l, self),
+            (Format::Q8_0, true) => passes::<L, Integer<panel::Q8_0>>(l, self),
+            (Format::Q4_0, true) => passes::<L, Integer<panel::Q4_0>>(l, self),
+            (Format::Q4_1, true) => passes::<L, Integer<panel::Q4_1>>(l, self),
+            (Format::Q5_0, true) => passes::<L, Integer<panel::Q5_0>>(l, self),
+            (Format::Q5_1, true) => passes::<L, Integer<panel::Q5_1>>(l, self),
+            (Format::Q4K, true) => passes::<L, Integer<panel::Q4K>>(l, self),
+            (Format::Q5K, true) => passes::<L, Integer<panel::Q5K>>(l, self),
+            (Format::Q6K, true) => passes::<L, Integer<panel::Q6K>>(l, self),
+            (Format::Q8_0, false) => passes::<L, Exact<panel::Q8_0>>(l, self),
+            (Format::Q4_0, false) => passes::<L, Exact<panel::Q4_0>>(l, self),
+            (Format::Q4_1, false) => passes::<L, Exact<panel::Q4_1>>(l, self),
+            (Format::Q5_0, false) => passes::<L, Exact<panel::Q5_0>>(l, self),
+            (Format::Q5_1, false) => passes::<L, Exact<panel::Q5_1>>(l, self),
+            (Format::Q4K, false) => passes::<L, Exact<panel::Q4K>>(l, self),
+            (Format::Q5K, false) => passes::<L, Exact<panel::Q5K>>(l, self),
+            (Format::Q6K, false) => passes::<L, Exact<panel::Q6K>>(l, self),
+        }
+    }
 }
 
 /// How the blocks of a panel meet activations.
@@ -74,7 +114,7 @@ impl<B: Block> Rule for Integer<B> {
         let mut sums = [l.splat(0.0); T];
         for (i, block) in panel.iter().enumerate() {
             for sub in 0..B::SUBS {
-                let x = x.map(|x| &x[i * B::SUBS + sub]);
+                let x = at(x, i * B::SUBS + sub);
                 integer_sub(l, block, sub, x, &mut sums);
             }
         }
@@ -82,6 +122,20 @@ impl<B: Block> Rule for Integer<B> {
     }
 }
 
+/// Element `i` of each token's inputs.
+#[inline(always)]
+fn at<X, const T: usize>(x: [&[X]; T], i: usize) -> [&X; T] {
+    x.map(|x| &x[i])
+}
+
+/// Elements from `start` of each token's inputs.
+#[inline(always)]
+fn chunk<X, const T: usize>(x: [&[X]; T], start: usize, len: usize) -> [&[X]; T] {
+    x.map(|x| &x[start..start + len])
+}
+
+// Loops below are written out over `0..T`: closures and `array::map` are functions of their own, in
+// which the instruction set's features are off.
 #[inline(always)]
 fn integer_sub<L: Dots, B: Block, const T: usize>(
     l: L,
@@ -90,43 +144,59 @@ fn integer_sub<L: Dots, B: Block, const T: usize>(
     x: [&Sub; T],
     sums: &mut [L::F; T],
 ) {
-    let start = |low: bool| {
-        x.map(|x| match B::OFFSET_LOG2 {
-            None => l.splat_shl(0, 0),
-            Some(log2) if low && B::HALVES => l.splat_shl(x.minus_low, log2),
-            Some(log2) if B::HALVES => l.splat_shl(x.minus_sum - x.minus_low, log2),
-            Some(log2) => l.splat_shl(x.minus_sum, log2),
-        })
-    };
-    let dot = |sum, w, x| if B::WIDE { l.dot_wide(sum, w, x) } else { l.dot(sum, w, x) };
-    let mut first = start(true);
-    let mut second = if B::HALVES { start(false) } else { first };
-    let mut groups = |p: usize| {
-        let [low, high] = block.pair(l, sub, p);
+    let mut low = [l.splat_shl(0, 0); T];
+    let mut high = low;
+    if let Some(log2) = B::OFFSET_LOG2 {
         for t in 0..T {
-            first[t] = dot(first[t], low, &x[t].codes[p]);
+            if B::HALVES {
+                low[t] = l.splat_shl(x[t].minus_low, log2);
+                high[t] = l.splat_shl(x[t].minus_sum - x[t].minus_low, log2);
+            } else {
+                low[t] = l.splat_shl(x[t].minus_sum, log2);
+            }
         }
-        let other = if B::HALVES { &mut second } else { &mut first };
-        for t in 0..T {
-            other[t] = dot(other[t], high, &x[t].codes[p + 4]);
-        }
-    };
-    groups(0);
-    groups(1);
-    groups(2);
-    groups(3);
+    }
+    pair::<L, B, T, 0>(l, block, sub, x, &mut low, &mut high);
+    pair::<L, B, T, 1>(l, block, sub, x, &mut low, &mut high);
+    pair::<L, B, T, 2>(l, block, sub, x, &mut low, &mut high);
+    pair::<L, B, T, 3>(l, block, sub, x, &mut low, &mut high);
     let scales = block.scales(l, sub);
     let min = block.min(l, sub);
     for t in 0..T {
         let scale = l.splat(x[t].scale);
-        sums[t] = l.fma(l.to_floats(first[t]), l.mul(scales[0], scale), sums[t]);
+        sums[t] = l.fma(l.to_floats(low[t]), l.mul(scales[0], scale), sums[t]);
         if B::HALVES {
-            sums[t] = l.fma(l.to_floats(second[t]), l.mul(scales[1], scale), sums[t]);
+            sums[t] = l.fma(l.to_floats(high[t]), l.mul(scales[1], scale), sums[t]);
         }
         if let Some(min) = min {
             sums[t] = l.fma(min, l.splat(x[t].weighted_sum), sums[t]);
         }
     }
+}
+
+/// Groups `P` and `P + 4`.
+#[inline(always)]
+fn pair<L: Dots, B: Block, const T: usize, const P: usize>(
+    l: L,
+    block: &B,
+    sub: usize,
+    x: [&Sub; T],
+    low: &mut [L::Ints; T],
+    high: &mut [L::Ints; T],
+) {
+    let groups = block.pair(l, sub, P);
+    for t in 0..T {
+        low[t] = dot::<L, B>(l, low[t], groups[0], &x[t].codes[P]);
+    }
+    for t in 0..T {
+        let sum = if B::HALVES { &mut high[t] } else { &mut low[t] };
+        *sum = dot::<L, B>(l, *sum, groups[1], &x[t].codes[P + 4]);
+    }
+}
+
+#[inline(always)]
+fn dot<L: Dots, B: Block>(l: L, sum: L::Ints, w: L::Bytes, x: &[i8; 4]) -> L::Ints {
+    if B::WIDE { l.dot_wide(sum, w, x) } else { l.dot(sum, w, x) }
 }
 
 /// Codes of blocks `B`, made numbers, meet values.
@@ -147,11 +217,10 @@ impl<B: Block> Rule for Exact<B> {
     #[inline(always)]
     fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[f32]; T]) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
-        let x = x.map(|x| x.as_chunks::<SUB_BLOCK>().0);
         for (i, block) in panel.iter().enumerate() {
             for sub in 0..B::SUBS {
                 let columns = dequantize(l, block, sub);
-                let x = x.map(|x| &x[i * B::SUBS + sub]);
+                let x = chunk(x, (i * B::SUBS + sub) * SUB_BLOCK, SUB_BLOCK);
                 let mut chain = [l.splat(0.0); T];
                 for (c, w) in columns.iter().enumerate() {
                     for t in 0..T {
@@ -171,14 +240,21 @@ impl<B: Block> Rule for Exact<B> {
 #[inline(always)]
 fn dequantize<L: Dots, B: Block>(l: L, block: &B, sub: usize) -> [L::F; SUB_BLOCK] {
     let scales = block.scales(l, sub);
-    let min = block.min(l, sub).unwrap_or(l.splat(0.0));
-    let offset = l.splat(B::OFFSET_LOG2.map_or(0.0, |log2| (1u32 << log2) as f32));
+    let min = match block.min(l, sub) {
+        Some(min) => min,
+        None => l.splat(0.0),
+    };
+    let offset = l.splat(match B::OFFSET_LOG2 {
+        Some(log2) => (1u32 << log2) as f32,
+        None => 0.0,
+    });
     let mut columns = [l.splat(0.0); SUB_BLOCK];
     for p in 0..4 {
-        for (half, group) in block.pair(l, sub, p).into_iter().enumerate() {
+        let groups = block.pair(l, sub, p);
+        for half in 0..2 {
             let scale = scales[if B::HALVES { half } else { 0 }];
             for c in 0..4 {
-                let code = l.sub(l.to_floats(l.column(group, c)), offset);
+                let code = l.sub(l.to_floats(l.column(groups[half], c)), offset);
                 columns[16 * half + 4 * p + c] = l.fma(code, scale, min);
             }
         }
@@ -205,7 +281,7 @@ impl<C: Column> Rule for Float<C> {
     fn sums<L: Dots, const T: usize>(l: L, panel: &[C], x: [&[f32]; T]) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
         for (i, columns) in panel.chunks(SUB_BLOCK).enumerate() {
-            let x = x.map(|x| &x[i * SUB_BLOCK..][..columns.len()]);
+            let x = chunk(x, i * SUB_BLOCK, columns.len());
             let mut chain = [l.splat(0.0); T];
             for (c, w) in columns.iter().enumerate() {
                 let w = w.load(l);
@@ -221,39 +297,8 @@ impl<C: Column> Rule for Float<C> {
     }
 }
 
-/// Picks the rule.
-fn formats<L: Dots>(l: L, out: &mut Columns<'_>, row: usize, w: Operand<'_>, x: &Activations) {
-    match (w.format, w.integer) {
-        (Format::F32, _) => passes::<L, Float<panel::F32>>(l, out, row, w, x),
-        (Format::F16, _) => passes::<L, Float<panel::F16>>(l, out, row, w, x),
-        (Format::BF16, _) => passes::<L, Float<panel::BF16>>(l, out, row, w, x),
-        (Format::Q8_0, true) => passes::<L, Integer<panel::Q8_0>>(l, out, row, w, x),
-        (Format::Q4_0, true) => passes::<L, Integer<panel::Q4_0>>(l, out, row, w, x),
-        (Format::Q4_1, true) => passes::<L, Integer<panel::Q4_1>>(l, out, row, w, x),
-        (Format::Q5_0, true) => passes::<L, Integer<panel::Q5_0>>(l, out, row, w, x),
-        (Format::Q5_1, true) => passes::<L, Integer<panel::Q5_1>>(l, out, row, w, x),
-        (Format::Q4K, true) => passes::<L, Integer<panel::Q4K>>(l, out, row, w, x),
-        (Format::Q5K, true) => passes::<L, Integer<panel::Q5K>>(l, out, row, w, x),
-        (Format::Q6K, true) => passes::<L, Integer<panel::Q6K>>(l, out, row, w, x),
-        (Format::Q8_0, false) => passes::<L, Exact<panel::Q8_0>>(l, out, row, w, x),
-        (Format::Q4_0, false) => passes::<L, Exact<panel::Q4_0>>(l, out, row, w, x),
-        (Format::Q4_1, false) => passes::<L, Exact<panel::Q4_1>>(l, out, row, w, x),
-        (Format::Q5_0, false) => passes::<L, Exact<panel::Q5_0>>(l, out, row, w, x),
-        (Format::Q5_1, false) => passes::<L, Exact<panel::Q5_1>>(l, out, row, w, x),
-        (Format::Q4K, false) => passes::<L, Exact<panel::Q4K>>(l, out, row, w, x),
-        (Format::Q5K, false) => passes::<L, Exact<panel::Q5K>>(l, out, row, w, x),
-        (Format::Q6K, false) => passes::<L, Exact<panel::Q6K>>(l, out, row, w, x),
-    }
-}
-
 /// Cuts the panels into passes and each pass's tokens into tiles.
-fn passes<L: Dots, R: Rule>(
-    l: L,
-    out: &mut Columns<'_>,
-    first_row: usize,
-    w: Operand<'_>,
-    x: &Activations,
-) {
+fn passes<L: Dots, R: Rule>(l: L, Product { out, first_row, w, x }: Product<'_, '_>) {
     let (tokens, columns) = (out.tokens(), out.range().len());
     let blocks = R::blocks(w.cols);
     let panels = first_row / ROWS..(first_row + columns).div_ceil(ROWS);
@@ -265,18 +310,12 @@ fn passes<L: Dots, R: Rule>(
     for (i, panels) in all.chunks(pass * blocks).enumerate() {
         let mut token = 0;
         while token < tokens {
-            let tile = Tile::<R> {
-                panels,
-                blocks,
-                inputs: &inputs[token * width..],
-                width,
-                token,
-                column: i * pass * ROWS,
-                out: &mut *out,
-            };
+            let inputs = &inputs[token * width..];
+            let column = i * pass * ROWS;
+            let tile = Tile::<R> { panels, blocks, inputs, width, token, column, out: &mut *out };
             token += match tokens - token {
-                8.. if L::TOKENS >= 8 => tile.enter::<L, 8>(l),
-                4.. if L::TOKENS >= 4 => tile.enter::<L, 4>(l),
+                8.. if const { L::TOKENS >= 8 } => tile.enter::<L, 8>(l),
+                4.. if const { L::TOKENS >= 4 } => tile.enter::<L, 4>(l),
                 2.. => tile.enter::<L, 2>(l),
                 _ => tile.enter::<L, 1>(l),
             };
@@ -316,13 +355,13 @@ impl<R: Rule, const T: usize> Job for Tokens<'_, '_, R, T> {
         let x: [&[R::Input]; T] = std::array::from_fn(|t| &inputs[t * width..][..width]);
         for (i, panel) in panels.chunks_exact(blocks).enumerate() {
             let sums = R::sums(l, panel, x);
-            for (t, sum) in sums.into_iter().enumerate() {
+            for (t, sum) in sums.iter().enumerate() {
                 let row = &mut out.row(token + t)[column + i * ROWS..];
                 if let Some(row) = row.first_chunk_mut() {
-                    l.store(sum, row);
+                    l.store(*sum, row);
                 } else {
                     let mut all = [0.0; ROWS];
-                    l.store(sum, &mut all);
+                    l.store(*sum, &mut all);
                     row.copy_from_slice(&all[..row.len()]);
                 }
             }

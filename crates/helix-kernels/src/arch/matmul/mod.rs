@@ -1,13 +1,22 @@
 //! Matrix kernels: written once over [`Dots`], compiled for every instruction set and format.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod kernel;
 pub(crate) mod panel;
+mod peak;
 mod scalar;
 
-use super::lanes::Lanes;
+#[cfg(target_arch = "x86_64")]
+use super::lanes::{Avx2, Avx512};
+use super::lanes::{Lanes, Scalar};
+use crate::isa::Isa;
 use panel::GROUP;
 
 pub(crate) use kernel::{Operand, multiply};
+pub(crate) use peak::spin_dots;
 
 /// Work that runs on some instruction set.
 ///
@@ -15,6 +24,31 @@ pub(crate) use kernel::{Operand, multiply};
 /// does the compiler place it inside the function for which [`Dots::enter`] turned features on.
 pub(crate) trait Job {
     fn run<L: Dots>(self, l: L);
+}
+
+/// Work that is given an instruction set.
+pub(crate) trait Visit {
+    fn visit<L: Dots>(self, l: L);
+}
+
+/// Gives `visitor` the lanes of `isa`, or [`Scalar`] where the processor does not have it.
+pub(crate) fn dispatch<V: Visit>(isa: Isa, visitor: V) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => {
+            if let Some(l) = Avx512::detect() {
+                return visitor.visit(l);
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => {
+            if let Some(l) = Avx2::detect() {
+                return visitor.visit(l);
+            }
+        }
+        _ => {}
+    }
+    visitor.visit(Scalar);
 }
 
 /// Integer dot products of 16 rows at once, beside the sixteen floats of [`Lanes`].

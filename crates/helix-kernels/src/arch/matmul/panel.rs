@@ -80,8 +80,7 @@ fn fifth<L: Dots>(l: L, plane: &[u8; GROUP], p: usize, [a, b]: [L::Bytes; 2]) ->
     [l.or(a, l.and(l.shl(plane, 4 - p), 16)), l.or(b, l.and(l.shr(plane, p), 16))]
 }
 
-/// Bits `2j..` of byte `i` of plane `h` are the upper two of byte `i` of group `2j + h`… in the
-/// order that needs no more shifts than the fifth bits do: see [`sixth`].
+/// Bits `2j` and `2j + 1` of byte `i` of plane `h` are the upper two of byte `i` of group `4h + j`.
 fn set_sixth(to: &mut [[u8; GROUP]; 2], row: usize, codes: &[u8; 32]) {
     for (i, c) in codes.iter().enumerate() {
         let (group, column) = (i / 4, i % 4);
@@ -96,11 +95,12 @@ fn sixth<L: Dots>(
     p: usize,
     [a, b]: [L::Bytes; 2],
 ) -> [L::Bytes; 2] {
-    let place = |plane| {
-        let plane = l.bytes(plane);
-        l.and(if p < 2 { l.shl(plane, 4 - 2 * p) } else { l.shr(plane, 2 * p - 4) }, 0x30)
-    };
-    [l.or(a, place(&planes[0])), l.or(b, place(&planes[1]))]
+    let mut planes = [l.bytes(&planes[0]), l.bytes(&planes[1])];
+    for plane in &mut planes {
+        let placed = if p < 2 { l.shl(*plane, 4 - 2 * p) } else { l.shr(*plane, 2 * p - 4) };
+        *plane = l.and(placed, 0x30);
+    }
+    [l.or(a, planes[0]), l.or(b, planes[1])]
 }
 
 /// Defines the panel block of a format of 32 columns from its fields.
@@ -287,7 +287,8 @@ impl Block for Q6K {
     #[inline(always)]
     fn scales<L: Dots>(&self, l: L, sub: usize) -> [L::F; 2] {
         let d = halves(l, &self.d);
-        self.subs[sub].scales.each_ref().map(|scale| l.mul(d, small(l, scale)))
+        let [low, high] = &self.subs[sub].scales;
+        [l.mul(d, small(l, low)), l.mul(d, small(l, high))]
     }
 }
 

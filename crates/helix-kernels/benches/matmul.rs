@@ -1,0 +1,116 @@
+//! Matrix products, with their distance from the roof.
+//!
+//! `cargo bench -p helix-kernels --bench matmul [-- FILTER...]`: only lines that contain every
+//! FILTER, such as `Q4_1` or `b1 `. One thread. Weights come from memory: copies of a matrix that together
+//! exceed any cache are multiplied in turn, as layers are. Roofs are measured in the same run,
+//! before and after. Median of at least ten passes.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use helix_kernels::probe::{integer_peak, read_bandwidth};
+use helix_kernels::{
+    Activations, Format, Matrix, Precision, SharedColumns, dequantize, matmul, quantize,
+};
+
+/// SmolLM2-135M's layers and head, and the FFN of a 1B model: rows, cols.
+const SHAPES: [(usize, usize); 5] =
+    [(576, 576), (3072, 576), (576, 1536), (49152, 576), (2048, 8192)];
+const BATCHES: [usize; 3] = [1, 8, 512];
+/// More than the last-level cache.
+const WEIGHTS: usize = 96 << 20;
+
+fn noise(len: usize, mut state: u64) -> Vec<f32> {
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn main() {
+    let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let (bytes, ops) = (read_bandwidth(1, 256 << 20, 0.5), integer_peak(0.2));
+    println!("{}: {:.1} GB/s, {:.0} Gop/s", helix_kernels::cpu(), bytes / 1e9, ops / 1e9);
+    for (rows, cols) in SHAPES {
+        for format in Format::ALL.into_iter().filter(|f| cols % f.block_len() == 0) {
+            for precision in [Precision::Fast, Precision::Precise] {
+                for batch in BATCHES {
+                    let name = format!("{rows}x{cols} {format} {precision:?} b{batch} ");
+                    if filters.iter().all(|f| name.contains(f.as_str())) {
+                        bench(&name, (rows, cols), format, precision, batch, bytes, ops);
+                    }
+                }
+            }
+        }
+    }
+    println!("after: {:.1} GB/s", read_bandwidth(1, 256 << 20, 0.5) / 1e9);
+}
+
+fn bench(
+    name: &str,
+    (rows, cols): (usize, usize),
+    format: Format,
+    precision: Precision,
+    batch: usize,
+    read_roof: f64,
+    op_roof: f64,
+) {
+    let values = noise(rows * cols, 1);
+    let mut data = vec![0; rows * format.row_bytes(cols).expect("whole blocks")];
+    quantize(format, &values, &mut data);
+    let pack = || Matrix::pack(format, &data, cols, 0..rows, 0..cols, precision).expect("finite");
+    let first = pack();
+    let count = (WEIGHTS / first.bytes()).clamp(1, if batch > 8 { 4 } else { 1 << 20 });
+    let copies: Vec<Matrix> = (1..count).map(|_| pack()).chain([first]).collect();
+    let mut x = Activations::new(batch, cols, precision);
+    let input = noise(batch * cols, 2);
+    x.load(&input, batch, cols);
+    let mut out = vec![0.0; batch * rows];
+    let mut pass = || {
+        let begun = Instant::now();
+        for w in &copies {
+            let shared = SharedColumns::new(&mut out, rows, 128);
+            while let Some(mut columns) = shared.next() {
+                matmul(&mut columns, 0, w, &x);
+            }
+            black_box(&mut out);
+        }
+        begun.elapsed().as_secs_f64() / count as f64
+    };
+    let mut times = vec![pass()];
+    let end = Instant::now() + Duration::from_millis(300);
+    while times.len() < 10 || Instant::now() < end {
+        times.push(pass());
+    }
+    check(name, format, &data, &input, cols, &out);
+    times.sort_by(f64::total_cmp);
+    let (median, p90) = (times[times.len() / 2], times[times.len() * 9 / 10]);
+    let gb = copies[0].bytes() as f64 / median;
+    let gop = 2.0 * (rows * cols * batch) as f64 / median;
+    println!(
+        "{name:32} {:9.1} us (p90 {:9.1}) {:6.2} GB/s {:5.1} %   {:6.1} Gop/s {:5.1} %",
+        median * 1e6,
+        p90 * 1e6,
+        gb / 1e9,
+        100.0 * gb / read_roof,
+        gop / 1e9,
+        100.0 * gop / op_roof,
+    );
+}
+
+/// A few outputs against the sum in f64.
+fn check(name: &str, format: Format, data: &[u8], input: &[f32], cols: usize, out: &[f32]) {
+    let row_bytes = format.row_bytes(cols).expect("whole blocks");
+    let rows = data.len() / row_bytes;
+    let mut w = vec![0.0; cols];
+    for (row, data) in data.chunks(row_bytes).enumerate().step_by(97) {
+        dequantize(format, data, &mut w);
+        for (token, x) in input.chunks(cols).enumerate().step_by(7) {
+            let want: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+            let got = f64::from(out[token * rows + row]);
+            let tolerance = 0.01 * (cols as f64).sqrt();
+            assert!((got - want).abs() < tolerance, "{name} [{token}, {row}]: {got}, not {want}");
+        }
+    }
+}

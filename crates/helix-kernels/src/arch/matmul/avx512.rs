@@ -1,0 +1,89 @@
+//! AVX-512 with VNNI: a group of weights is one register.
+
+use std::arch::x86_64::*;
+
+use super::panel::GROUP;
+use super::{Dots, Job};
+use crate::arch::lanes::Avx512;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn with_features<J: Job>(lanes: Avx512, job: J) {
+    job.run(lanes);
+}
+
+// SAFETY of every block below: `self` proves that the instructions exist; memory that is read is
+// the array behind the reference.
+impl Dots for Avx512 {
+    type Bytes = __m512i;
+    type Ints = __m512i;
+
+    const TOKENS: usize = 8;
+
+    fn enter<J: Job>(self, job: J) {
+        // SAFETY: see the top of the implementation.
+        unsafe { with_features(self, job) }
+    }
+
+    #[inline(always)]
+    fn bytes(self, from: &[u8; GROUP]) -> __m512i {
+        // SAFETY: see the top of the implementation.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn and(self, v: __m512i, mask: u8) -> __m512i {
+        // SAFETY: see the top of the implementation.
+        unsafe { _mm512_and_si512(v, _mm512_set1_epi8(mask as i8)) }
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: see the top of the implementation.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+
+    #[inline(always)]
+    fn shl(self, v: __m512i, n: usize) -> __m512i {
+        // SAFETY: see the top of the implementation.
+        unsafe { _mm512_sll_epi16(v, _mm_cvtsi32_si128(n as i32)) }
+    }
+
+    #[inline(always)]
+    fn shr(self, v: __m512i, n: usize) -> __m512i {
+        // SAFETY: see the top of the implementation.
+        unsafe { _mm512_srl_epi16(v, _mm_cvtsi32_si128(n as i32)) }
+    }
+
+    #[inline(always)]
+    fn dot(self, sum: __m512i, w: __m512i, x: &[i8; 4]) -> __m512i {
+        let x = i32::from_ne_bytes([x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8]);
+        // SAFETY: see the top of the implementation.
+        unsafe { _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x)) }
+    }
+
+    #[inline(always)]
+    fn dot_wide(self, sum: __m512i, w: __m512i, x: &[i8; 4]) -> __m512i {
+        self.dot(sum, w, x)
+    }
+
+    #[inline(always)]
+    fn splat_shl(self, x: i32, shift: u32) -> __m512i {
+        // SAFETY: see the top of the implementation.
+        unsafe { _mm512_sll_epi32(_mm512_set1_epi32(x), _mm_cvtsi32_si128(shift as i32)) }
+    }
+
+    #[inline(always)]
+    fn column(self, w: __m512i, column: usize) -> __m512i {
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let byte = _mm512_srl_epi32(w, _mm_cvtsi32_si128(8 * column as i32));
+            _mm512_and_si512(byte, _mm512_set1_epi32(255))
+        }
+    }
+
+    #[inline(always)]
+    fn to_floats(self, v: __m512i) -> __m512 {
+        // SAFETY: see the top of the implementation.
+        unsafe { _mm512_cvtepi32_ps(v) }
+    }
+}
