@@ -27,7 +27,8 @@ TARGETS = {
     "Q4_1": {"tg@0": 2.0, "tg@8192": 3.0, "tg@32768": 4.0, "pp512@0": 1.5, "tg x8@0": 2.0},
     "Q4_0": {"tg@0": 1.3, "tg@8192": 3.0, "tg@32768": 4.0, "pp512@0": 1.0, "tg x8@0": 2.0},
 }
-BANDWIDTH_TARGETS = {"tg@0": 0.60}
+SHARE_TARGETS = {"tg@0": 0.60}  # of read bandwidth: weights and KV over the whole time of a token
+ATTENTION_TARGETS = {"tg@32768": 0.80}  # KV over the time of the partial attention alone
 LAYOUT_TARGET = 0.95  # the best layout of as many ranks as threads, to one rank with all threads
 
 
@@ -50,7 +51,7 @@ class Helix:
         self.layout = None
 
     def run(self, test):
-        """Tokens per second, bytes per token and the engine's own read bandwidth."""
+        """What helix bench says of the test; its own bandwidth is measured in the same seconds."""
         command = self.command + [str(f) for f in test.flags()]
         done = subprocess.run(command, stdout=subprocess.PIPE)
         if done.returncode:
@@ -61,7 +62,7 @@ class Helix:
                 == (test.kind, test.depth, test.batch)]
         if len(same) != 1:
             raise SystemExit(f"{' '.join(command)} reports no single run of {test.name}")
-        return same[0]["tokens_per_s"]["median"], same[0]["bytes_per_token"], report["read_gb_s"]
+        return same[0]
 
 
 class Peer:
@@ -102,10 +103,11 @@ def measure(path, args, tests):
     reader = bandwidth.Reader(args.threads)
     rows = []
 
-    def add(test, turn, engine, layout, speed, bytes_per_token, read_gb_s):
+    def add(test, turn, engine, layout, speed, bytes_per_token, read_gb_s, attention=None):
         rows.append({"model": path.name, "format": peer.model.format(), "test": test.name,
                      "round": turn, "engine": engine, "layout": layout, "tokens_per_s": speed,
-                     "bytes_per_token": bytes_per_token, "read_gb_s": read_gb_s})
+                     "bytes_per_token": bytes_per_token, "read_gb_s": read_gb_s,
+                     "attention_gb_s": attention})
 
     for turn in range(args.reps):
         for test in tests:
@@ -113,8 +115,10 @@ def measure(path, args, tests):
             add(test, turn, "llama.cpp", "", peer.run(test),
                 peer.model.bytes_per_token(test.depth), read)
             for name, engine in engines:
-                speed, moved, own = engine.run(test)
-                add(test, turn, name, engine.layout, speed, moved, max(read, own))
+                run = engine.run(test)
+                add(test, turn, name, engine.layout, run["tokens_per_s"]["median"],
+                    run["bytes_per_token"], max(read, run["read_gb_s"]),
+                    (run.get("attention") or {}).get("gb_s"))
             print(f"\r{path.name}: round {turn + 1}/{args.reps}, {test.name}      ", end="",
                   file=sys.stderr, flush=True)
     print(file=sys.stderr)
@@ -134,8 +138,16 @@ def roof(rows):
                              for r in rows)
 
 
-def verdict(value, target):
-    return "" if target is None else f"{'pass' if value >= target else 'FAIL'} (>= {target})"
+def attention_share(rows):
+    """The median share of the round's read bandwidth that partial attention alone reaches."""
+    shares = [r["attention_gb_s"] / r["read_gb_s"] for r in rows if r["attention_gb_s"]]
+    return statistics.median(shares) if shares else None
+
+
+def verdict(value, target, unit="x"):
+    if target is None or value is None:
+        return ""
+    return f"{unit} >= {target}: {'pass' if value >= target else 'FAIL'}"
 
 
 def summarise(rows):
@@ -155,27 +167,31 @@ def summarise(rows):
             speeds = [r["tokens_per_s"] for r in samples]
             ratio = paired(samples, peer)
             share = roof(samples) if test.startswith("tg@") else None
+            attention = attention_share(samples) if test.startswith("tg@") else None
             checks = []
             if key[0] == "helix":
                 checks = [verdict(ratio, targets.get(test)),
-                          verdict(share or 0.0, BANDWIDTH_TARGETS.get(test))]
+                          verdict(share, SHARE_TARGETS.get(test), "bandwidth"),
+                          verdict(attention, ATTENTION_TARGETS.get(test), "attention")]
             elif key == best:
                 beside = paired(samples, whole)
-                checks = [f"{beside:.2f} of one rank", verdict(beside, LAYOUT_TARGET)]
+                checks = [verdict(beside, LAYOUT_TARGET, f"{beside:.2f} of 1 rank")]
             lines.append({
                 "test": test, "engine": " ".join(filter(None, key)),
                 "median": statistics.median(speeds), "min": min(speeds), "max": max(speeds),
-                "ratio": ratio, "read_share": share, "verdict": ", ".join(filter(None, checks))})
+                "ratio": ratio, "read_share": share, "attention_share": attention,
+                "verdict": ", ".join(filter(None, checks))})
     return lines
 
 
 def show(lines):
-    print("| test | engine | tokens/s | min - max | to llama.cpp | of read bandwidth | target |")
-    print("|---|---|---:|---:|---:|---:|---|")
+    print("| test | engine | tokens/s | min - max | x llama.cpp | of bandwidth | attention | target |")
+    print("|---|---|---:|---:|---:|---:|---:|---|")
+    percent = lambda value: "" if value is None else f"{value:.0%}"
     for line in lines:
-        share = "" if line["read_share"] is None else f"{line['read_share']:.0%}"
         print(f"| {line['test']} | {line['engine']} | {line['median']:.1f} "
-              f"| {line['min']:.1f} - {line['max']:.1f} | {line['ratio']:.2f} | {share} "
+              f"| {line['min']:.1f} - {line['max']:.1f} | {line['ratio']:.2f} "
+              f"| {percent(line['read_share'])} | {percent(line['attention_share'])} "
               f"| {line['verdict']} |")
 
 
@@ -233,6 +249,8 @@ def main():
     report = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "threads": args.threads,
               "peer": llama.version(), "models": []}
     print(f"{report['machine']}, {report['date']}, {args.threads} threads, {report['peer']}")
+    if os.getloadavg()[0] > 0.5:
+        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}): llama.cpp suffers most.")
     for path in models:
         rows = measure(path, args, tests)
         reads = [r["read_gb_s"] for r in rows if r["engine"] == "llama.cpp"]

@@ -21,7 +21,7 @@ pub fn run() -> Result<()> {
     eprintln!("building helix");
     let helix = shell::build_helix()?;
     let generate = |layout: &[&str]| {
-        let flags = ["-p", PROMPT, "-n", TOKENS, "--temperature", "0"];
+        let flags = ["--chat", "-p", PROMPT, "-n", TOKENS, "--temp", "0"];
         helix_json(&helix, "run", &model, &[&flags, layout].concat())
     };
     let held = helix_json(&helix, "inspect", &model, &TWO_RANKS)?;
@@ -48,17 +48,17 @@ fn helix_json(helix: &Path, what: &str, model: &Path, flags: &[&str]) -> Result<
 }
 
 fn show_ranks(held: &Value, ran: &Value) -> Result<()> {
-    println!("rank  query heads  KV heads  weights held  KV per token  read per token");
+    println!("rank  query heads  KV heads  weights held  KV held  read per token");
     let read = ran["ranks"].as_array().context("helix run reports no ranks")?;
     let ranks = held["ranks"].as_array().context("helix inspect reports no ranks")?;
     for (rank, read) in ranks.iter().zip(read) {
         println!(
-            "{:>4}  {:>11}  {:>8}  {:>9.1} MB  {:>10.1} kB  {:>11.1} MB",
+            "{:>4}  {:>11}  {:>8}  {:>9.1} MB  {:>4.0} kB  {:>11.1} MB",
             number(rank, "rank")?,
             number(rank, "q_heads")?,
             number(rank, "kv_heads")?,
             number(rank, "weight_bytes")? / 1e6,
-            number(rank, "kv_bytes_per_token")? / 1e3,
+            number(read, "kv_bytes_held")? / 1e3,
             number(read, "read_bytes_per_token")? / 1e6,
         );
     }
@@ -66,7 +66,7 @@ fn show_ranks(held: &Value, ran: &Value) -> Result<()> {
 }
 
 fn tokens_per_s(ran: &Value) -> Result<f64> {
-    Ok(1e3 / number(ran, "ttl_ms")?)
+    number(ran, "tokens_per_s")
 }
 
 fn text<'a>(from: &'a Value, field: &str) -> Result<&'a str> {
