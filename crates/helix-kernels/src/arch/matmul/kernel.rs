@@ -82,6 +82,9 @@ trait Rule {
     type Block: bytemuck::Pod;
     type Input;
 
+    /// Whether small batches are worth kernels of their own.
+    const EVERY_TILE: bool = true;
+
     /// Blocks of a row.
     fn blocks(cols: usize) -> usize;
     /// All tokens' inputs.
@@ -206,6 +209,8 @@ impl<B: Block> Rule for Exact<B> {
     type Block = B;
     type Input = f32;
 
+    const EVERY_TILE: bool = false;
+
     fn blocks(cols: usize) -> usize {
         cols / (SUB_BLOCK * B::SUBS)
     }
@@ -297,6 +302,11 @@ impl<C: Column> Rule for Float<C> {
     }
 }
 
+/// Whether there is a kernel for tiles of `tokens`: each costs time to compile.
+const fn has_tile<L: Dots, R: Rule>(tokens: usize) -> bool {
+    tokens == L::TOKENS || (tokens < L::TOKENS && R::EVERY_TILE)
+}
+
 /// Cuts the panels into passes and each pass's tokens into tiles.
 fn passes<L: Dots, R: Rule>(l: L, Product { out, first_row, w, x }: Product<'_, '_>) {
     let (tokens, columns) = (out.tokens(), out.range().len());
@@ -314,9 +324,9 @@ fn passes<L: Dots, R: Rule>(l: L, Product { out, first_row, w, x }: Product<'_, 
             let column = i * pass * ROWS;
             let tile = Tile::<R> { panels, blocks, inputs, width, token, column, out: &mut *out };
             token += match tokens - token {
-                8.. if const { L::TOKENS >= 8 } => tile.enter::<L, 8>(l),
-                4.. if const { L::TOKENS >= 4 } => tile.enter::<L, 4>(l),
-                2.. => tile.enter::<L, 2>(l),
+                8.. if const { has_tile::<L, R>(8) } => tile.enter::<L, 8>(l),
+                4.. if const { has_tile::<L, R>(4) } => tile.enter::<L, 4>(l),
+                2.. if const { has_tile::<L, R>(2) } => tile.enter::<L, 2>(l),
                 _ => tile.enter::<L, 1>(l),
             };
         }

@@ -60,7 +60,7 @@ pub(crate) trait Dots: Lanes {
     type Bytes: Copy;
     type Ints: Copy;
 
-    /// Most tokens whose accumulators fit the registers beside the weights: 8, 4 or 2.
+    /// Most tokens whose accumulators fit the registers beside the weights: 8, 4, 2 or 1.
     const TOKENS: usize;
 
     /// Runs `job` with this instruction set's features turned on.

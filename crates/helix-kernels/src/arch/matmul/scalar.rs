@@ -1,4 +1,5 @@
-//! The fallback, and the oracle of the other instruction sets.
+//! The fallback, and the oracle of the other instruction sets. Not inlined where the compiler would
+//! unroll it into half a megabyte.
 
 use super::panel::GROUP;
 use super::{Dots, Job};
@@ -8,7 +9,7 @@ impl Dots for Scalar {
     type Bytes = [u8; GROUP];
     type Ints = [i32; 16];
 
-    const TOKENS: usize = 2;
+    const TOKENS: usize = 1;
 
     fn enter<J: Job>(self, job: J) {
         job.run(self);
@@ -39,7 +40,7 @@ impl Dots for Scalar {
         v.map(|v| v >> n)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn dot(self, sum: [i32; 16], w: [u8; GROUP], x: &[i8; 4]) -> [i32; 16] {
         std::array::from_fn(|row| {
             let products = w[4 * row..].iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x));
@@ -47,7 +48,7 @@ impl Dots for Scalar {
         })
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn dot_wide(self, sum: [i32; 16], w: [u8; GROUP], x: &[i8; 4]) -> [i32; 16] {
         self.dot(sum, w, x)
     }
@@ -57,7 +58,7 @@ impl Dots for Scalar {
         [x << shift; 16]
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn column(self, w: [u8; GROUP], column: usize) -> [i32; 16] {
         std::array::from_fn(|row| i32::from(w[4 * row + column]))
     }
