@@ -57,7 +57,10 @@ impl<'a> Tensor<'a> {
         if (self.rows, self.cols) != (1, len) {
             return Err(ModelError::TensorShape {
                 name: self.name.to_owned(),
-                found: format!("[{}, {}]", self.cols, self.rows),
+                found: match self.rows {
+                    1 => format!("[{}]", self.cols),
+                    rows => format!("[{}, {rows}]", self.cols),
+                },
                 expected: format!("[{len}]"),
             });
         }

@@ -8,14 +8,8 @@ use std::f64::consts::PI;
 use crate::tensor::Tensor;
 use crate::{Gguf, ModelError};
 
-/// Which two elements of a head are rotated together; `dims` as in [`Rope`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RopeStyle {
-    /// Elements `2i` and `2i + 1`; ggml's NORM.
-    Interleaved,
-    /// Elements `i` and `i + dims / 2`; ggml's NEOX.
-    Half,
-}
+/// Which two elements of a head are rotated together.
+pub use helix_kernels::elementwise::RopeStyle;
 
 /// How each head's first `dims` elements turn with the position.
 #[derive(Clone, Debug, PartialEq)]

@@ -61,6 +61,17 @@ impl Writer {
         self
     }
 
+    /// Removes a tensor.
+    pub fn remove_tensor(&mut self, name: &str) -> &mut Writer {
+        self.tensors.retain(|tensor| tensor.name != name);
+        self
+    }
+
+    /// The keys so far, in order.
+    pub fn metadata(&self) -> &[(String, Value)] {
+        &self.metadata
+    }
+
     /// The file.
     pub fn finish(self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
