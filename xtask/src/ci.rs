@@ -9,9 +9,9 @@ use crate::{directions, shell, test, unsafe_homes};
 type Check = (&'static str, fn() -> Result<()>);
 
 const CHECKS: [Check; 6] = [
-    ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
     ("dependency directions", directions::check),
-    ("homes of unsafe code", unsafe_homes::check),
+    ("homes of raw memory access", unsafe_homes::check),
+    ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
     ("lints", || {
         let mut clippy = shell::cargo();
         clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
