@@ -30,7 +30,8 @@ fn noise(len: usize, mut state: u64) -> Vec<f32> {
 
 fn main() {
     let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let (bytes, ops) = (read_bandwidth(1, 256 << 20, 0.5), integer_peak(0.2));
+    let read = || read_bandwidth(1, 256 << 20, 0.5);
+    let (bytes, ops) = (read(), integer_peak(0.2));
     println!("{}: {:.1} GB/s, {:.0} Gop/s", helix_kernels::cpu(), bytes / 1e9, ops / 1e9);
     for (rows, cols) in SHAPES {
         for format in Format::ALL.into_iter().filter(|f| cols % f.block_len() == 0) {
@@ -44,7 +45,7 @@ fn main() {
             }
         }
     }
-    println!("after: {:.1} GB/s", read_bandwidth(1, 256 << 20, 0.5) / 1e9);
+    println!("after: {:.1} GB/s", read() / 1e9);
 }
 
 fn bench(

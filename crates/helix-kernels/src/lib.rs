@@ -24,6 +24,7 @@ mod matrix;
 pub mod probe;
 
 pub use activations::{Activations, SharedFill, TokenWriter};
+pub use arch::memory::{Buffer, OutOfMemory};
 pub use columns::{Columns, SharedColumns, SharedRows};
 pub use formats::{Format, dequantize, quantize};
 pub use isa::{Isa, cpu};

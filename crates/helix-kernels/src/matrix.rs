@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::activations::Activations;
 use crate::arch::matmul::{Operand, multiply};
+use crate::arch::memory::{Buffer, OutOfMemory};
 use crate::columns::Columns;
 use crate::formats::Format;
 use crate::isa::{self, Isa};
@@ -63,6 +64,9 @@ pub enum PackError {
         /// Of the tensor; the start of the block.
         col: usize,
     },
+    /// No room for the packed weights.
+    #[error(transparent)]
+    Memory(#[from] OutOfMemory),
 }
 
 /// A shard `[rows, cols]` of a weight matrix, repacked into panels of 16 rows.
@@ -71,7 +75,8 @@ pub struct Matrix {
     precision: Precision,
     rows: usize,
     cols: usize,
-    panels: pack::Panels,
+    /// Of 16 rows each, one after the other.
+    panels: Buffer,
 }
 
 impl Matrix {
@@ -111,7 +116,7 @@ impl Matrix {
 
     /// Bytes that one pass over the whole matrix reads.
     pub fn bytes(&self) -> usize {
-        self.panels.bytes().len()
+        self.panels.len()
     }
 }
 
@@ -152,7 +157,7 @@ fn matmul_on(isa: Isa, out: &mut Columns<'_>, w_row0: usize, w: &Matrix, x: &Act
     if w.cols == 0 {
         (0..out.tokens()).for_each(|t| out.row(t).fill(0.0));
     } else if out.tokens() > 0 && !range.is_empty() {
-        let operand = Operand { format: w.format, integer, bytes: w.panels.bytes(), cols: w.cols };
+        let operand = Operand { format: w.format, integer, bytes: &w.panels, cols: w.cols };
         multiply(isa, out, range.start - w_row0, operand, x);
     }
 }

@@ -5,41 +5,42 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use crate::arch::matmul::spin_dots;
-use crate::arch::memory::{Line, read};
+use crate::arch::memory::{Buffer, read};
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Bytes per second that `threads` threads together read, each streaming through its own part of
 /// `bytes`; about `seconds` of measuring after the memory is first touched.
 ///
-/// Take `bytes` several times the last-level cache. The median over passes, so that a moment's
-/// interruption does not count.
+/// Take `bytes` several times the last-level cache. Each thread's median over its passes, so that
+/// a moment's interruption does not count.
 ///
 /// # Panics
-/// When `threads` is 0 or a part is less than a cache line.
+/// When `threads` is 0, a part is less than a cache line, or there is no memory for it.
 pub fn read_bandwidth(threads: usize, bytes: usize, seconds: f64) -> f64 {
-    let lines = bytes.checked_div(threads).expect("no threads") / size_of::<Line>();
-    assert!(lines > 0, "{bytes} bytes over {threads} threads are less than a cache line each");
+    let part = bytes.checked_div(threads).expect("no threads") / LINE * LINE;
+    assert!(part > 0, "{bytes} bytes over {threads} threads are less than a cache line each");
+    let buffers: Result<Vec<Buffer>, _> = (0..threads).map(|_| Buffer::zeroed(part)).collect();
+    let buffers = buffers.unwrap_or_else(|e| panic!("{e}"));
     let start = Barrier::new(threads);
-    let pass = |buffer: &[Line]| {
-        let begun = Instant::now();
-        black_box(read(black_box(buffer)));
-        begun.elapsed()
-    };
-    let measure = || {
-        let mut buffer = Line::zeroed(lines);
+    let measure = |mut buffer: Buffer| {
         // Untouched pages would all be read from one page of zeros.
-        buffer.fill(Line::ONES);
+        buffer.fill(1);
         start.wait();
-        pass(&buffer);
         let end = Instant::now() + Duration::from_secs_f64(seconds);
         let mut passes = Vec::new();
-        while passes.is_empty() || Instant::now() < end {
-            passes.push(pass(&buffer));
+        while passes.len() < 2 || Instant::now() < end {
+            let begun = Instant::now();
+            black_box(read(black_box(&buffer)));
+            passes.push(begun.elapsed());
         }
         passes.sort();
-        size_of_val(&*buffer) as f64 / passes[passes.len() / 2].as_secs_f64()
+        part as f64 / passes[passes.len() / 2].as_secs_f64()
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(measure)).collect();
+        let start = |buffer| scope.spawn(|| measure(buffer));
+        let workers: Vec<_> = buffers.into_iter().map(start).collect();
         workers.into_iter().map(|w| w.join().expect("the probe does not panic")).sum()
     })
 }

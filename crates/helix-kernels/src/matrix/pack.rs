@@ -4,28 +4,8 @@ use std::ops::Range;
 
 use super::PackError;
 use crate::arch::matmul::panel::{self, Block, ROWS};
-use crate::arch::memory::Line;
+use crate::arch::memory::Buffer;
 use crate::formats::{self, Codes, Format, SUB_BLOCK};
-
-/// All panels of a matrix, one after the other.
-pub(super) struct Panels {
-    lines: Vec<Line>,
-    len: usize,
-}
-
-impl Panels {
-    fn zeroed(len: usize) -> Self {
-        Panels { lines: Line::zeroed(len.div_ceil(size_of::<Line>())), len }
-    }
-
-    pub fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
-    }
-}
 
 /// A shard's place in the tensor.
 struct Shard<'a> {
@@ -56,7 +36,7 @@ pub(super) fn pack(
     total_cols: usize,
     rows: Range<usize>,
     cols: Range<usize>,
-) -> Result<Panels, PackError> {
+) -> Result<Buffer, PackError> {
     let Some(row_bytes) = format.row_bytes(total_cols) else {
         return Err(PackError::Row { format, cols: total_cols });
     };
@@ -70,7 +50,7 @@ pub(super) fn pack(
     }
     if rows.is_empty() || cols.is_empty() {
         // A rank that holds none of this matrix: nothing to pack.
-        return Ok(Panels::zeroed(0));
+        return Ok(Buffer::zeroed(0)?);
     }
     let shard = Shard { format, data, row_bytes, rows, cols };
     match format {
@@ -92,10 +72,10 @@ pub(super) fn pack(
 fn floats<const N: usize>(
     shard: &Shard<'_>,
     is_finite: fn([u8; N]) -> bool,
-) -> Result<Panels, PackError> {
+) -> Result<Buffer, PackError> {
     let cols = shard.cols.len();
-    let mut panels = Panels::zeroed(shard.rows.len().div_ceil(ROWS) * ROWS * cols * N);
-    let elements = panels.bytes_mut().as_chunks_mut::<N>().0;
+    let mut panels = Buffer::zeroed(shard.rows.len().div_ceil(ROWS) * ROWS * cols * N)?;
+    let elements = panels.as_chunks_mut::<N>().0;
     for (row, panel, lane) in shard.lanes() {
         let to = elements[panel * ROWS * cols + lane..].iter_mut().step_by(ROWS);
         for (col, (to, from)) in to.zip(shard.row(row).as_chunks().0).enumerate() {
@@ -108,11 +88,11 @@ fn floats<const N: usize>(
     Ok(panels)
 }
 
-fn blocks<B: Block>(shard: &Shard<'_>) -> Result<Panels, PackError> {
+fn blocks<B: Block>(shard: &Shard<'_>) -> Result<Buffer, PackError> {
     debug_assert_eq!(shard.format, B::FORMAT);
     let count = shard.cols.len() / (SUB_BLOCK * B::SUBS);
-    let mut panels = Panels::zeroed(shard.rows.len().div_ceil(ROWS) * count * size_of::<B>());
-    let all: &mut [B] = bytemuck::cast_slice_mut(panels.bytes_mut());
+    let mut panels = Buffer::zeroed(shard.rows.len().div_ceil(ROWS) * count * size_of::<B>())?;
+    let all: &mut [B] = bytemuck::cast_slice_mut(&mut panels);
     for (row, panel, lane) in shard.lanes() {
         let from = shard.row(row).chunks_exact(B::FORMAT.block_bytes());
         for (i, (to, from)) in all[panel * count..].iter_mut().zip(from).enumerate() {
