@@ -1,16 +1,243 @@
-//! Chat templates.
+//! Chat templates: messages to the text, or the tokens, that a model was trained on.
 //!
-//! `Model::chat_template` calls
-//! `ChatTemplate::from_gguf(&Gguf) -> Result<Option<ChatTemplate>, ModelError>`.
+//! A template is a Jinja program inside a model file, so it is as trustworthy as the file. It is
+//! run as `transformers` runs it (blocks trimmed, Python's string methods, `raise_exception`,
+//! `strftime_now`, Python's JSON), with a budget for time and memory.
 
-use crate::{Gguf, ModelError};
+mod clock;
+mod guard;
+mod json;
+#[cfg(test)]
+mod tests;
 
-/// A chat template.
-#[derive(Debug)]
-pub struct ChatTemplate;
+use std::error::Error as _;
+use std::fmt;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja_contrib::pycompat;
+use serde::{Deserialize, Serialize};
+
+use crate::{Gguf, ModelError, Tokenizer};
+use guard::Guard;
+
+const TEMPLATE: &str = "tokenizer.chat_template";
+
+/// The longest template that is read. Published ones have up to about 30 kB.
+const MAX_SOURCE_BYTES: usize = 1 << 20;
+
+/// What a template may use before its messages are counted: instructions run, and data made in
+/// units of 64 bytes.
+const FUEL: u64 = 1 << 20;
+
+/// One message of a chat.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who speaks: `system`, `user`, `assistant` or whatever else the template knows.
+    pub role: String,
+    /// What is said.
+    pub content: String,
+}
+
+impl Message {
+    /// A message.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
+        Message { role: role.into(), content: content.into() }
+    }
+}
+
+/// Why messages did not become a prompt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChatError {
+    /// The template is longer than any model's.
+    #[error("it has {bytes} bytes; Helix reads up to {limit}")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// The most that is read.
+        limit: usize,
+    },
+    /// The template is not a Jinja program.
+    #[error("it does not parse: {problem}")]
+    Syntax {
+        /// What and where.
+        problem: String,
+    },
+    /// The template does not accept these messages: it called `raise_exception`.
+    #[error("it refuses these messages: {message}")]
+    Refused {
+        /// The template's own words.
+        message: String,
+    },
+    /// The template ran too long or made too much text.
+    #[error("it exceeds its budget of {fuel} steps; a loop in it may not end")]
+    Budget {
+        /// The budget that these messages had.
+        fuel: u64,
+    },
+    /// The template failed otherwise.
+    #[error("it fails: {problem}")]
+    Failed {
+        /// What and where.
+        problem: String,
+    },
+    /// The messages use every character there is, and none is left to mark control tokens with.
+    #[error("the messages contain more different characters than any text")]
+    NoStandIn,
+}
+
+/// A model's chat template, ready to render.
+pub struct ChatTemplate {
+    source: String,
+    environment: Environment<'static>,
+    bos_token: String,
+    eos_token: String,
+}
 
 impl ChatTemplate {
-    pub(crate) fn from_gguf(_: &Gguf) -> Result<Option<ChatTemplate>, ModelError> {
-        Err(ModelError::ChatTemplate("not built yet".to_owned()))
+    /// The template in a model file, if it has one.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Option<ChatTemplate>, ModelError> {
+        let Some(source) = gguf.string(TEMPLATE)? else { return Ok(None) };
+        let tokens = gguf.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
+        let text = |key| -> Result<&str, ModelError> {
+            let id = gguf.unsigned(key)?.and_then(|id| usize::try_from(id).ok());
+            Ok(id.and_then(|id| tokens.get(id)).map_or("", String::as_str))
+        };
+        let bos = text("tokenizer.ggml.bos_token_id")?;
+        let eos = text("tokenizer.ggml.eos_token_id")?;
+        Ok(Some(ChatTemplate::new(source, bos, eos)?))
     }
+
+    /// The template with this source; `bos_token` and `eos_token` are what it knows them by.
+    pub fn new(source: &str, bos_token: &str, eos_token: &str) -> Result<ChatTemplate, ChatError> {
+        let (bytes, limit) = (source.len(), MAX_SOURCE_BYTES);
+        if bytes > limit {
+            return Err(ChatError::TooLong { bytes, limit });
+        }
+        let source = without_generation_blocks(source);
+        let wrong = |error| ChatError::Syntax { problem: describe(&error) };
+        let mut syntax = SyntaxConfig::builder();
+        let syntax = syntax.trim_blocks(true).lstrip_blocks(true).build().map_err(wrong)?;
+        let mut environment = Environment::new();
+        environment.set_syntax(syntax);
+        environment.set_recursion_limit(100);
+        environment.set_unknown_method_callback(pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_function("strftime_now", clock::strftime_now);
+        environment.add_filter("tojson", json::tojson);
+        environment.add_template_owned(TEMPLATE, source.clone()).map_err(wrong)?;
+        let (bos_token, eos_token) = (bos_token.to_owned(), eos_token.to_owned());
+        Ok(ChatTemplate { source, environment, bos_token, eos_token })
+    }
+
+    /// The prompt that `messages` make; with `add_generation_prompt` it ends where the answer
+    /// starts.
+    ///
+    /// It is for reading: once it is one text, a message that says `<|im_end|>` cannot be told from
+    /// the end of that message. [`Tokenizer::encode_chat`] can.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, ChatError> {
+        let sizes = messages.iter().map(|message| message.role.len() + message.content.len());
+        let fuel = sizes.fold(FUEL, |fuel, bytes| fuel.saturating_add(bytes as u64));
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(fuel));
+        let failed = |error: Error| match error.kind() {
+            ErrorKind::OutOfFuel => ChatError::Budget { fuel },
+            _ => match raised(&error) {
+                Some(message) => ChatError::Refused { message: message.to_owned() },
+                None => ChatError::Failed { problem: describe(&error) },
+            },
+        };
+        let template = environment.get_template(TEMPLATE).map_err(failed)?;
+        let context = context! {
+            messages => Serde(messages),
+            add_generation_prompt,
+            bos_token => self.bos_token.as_str(),
+            eos_token => self.eos_token.as_str(),
+            tools => (),
+            documents => (),
+        };
+        template.render(context).map_err(failed)
+    }
+}
+
+impl fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ChatTemplate({:?})", self.source)
+    }
+}
+
+impl Tokenizer {
+    /// The tokens of a chat, as the model was trained on them.
+    ///
+    /// Only the template makes control tokens: names of control tokens inside a message, its role
+    /// included, are encoded as the text that they are, so that no message can end itself and
+    /// speak for someone else. A BOS token comes first exactly if the model wants one, whether or
+    /// not the template writes it.
+    pub fn encode_chat(
+        &self,
+        template: &ChatTemplate,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<Vec<u32>, ChatError> {
+        let guard = Guard::new(self.control(), messages, &template.source)?;
+        let hidden: Vec<Message> = messages
+            .iter()
+            .map(|Message { role, content }| Message::new(guard.hide(role), guard.hide(content)))
+            .collect();
+        let text = template.render(&hidden, add_generation_prompt)?;
+        Ok(self.encode_prompt(&text, &|part| guard.restore(part)))
+    }
+}
+
+/// What a template threw.
+#[derive(Debug)]
+struct Raised(String);
+
+impl fmt::Display for Raised {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Raised {}
+
+fn raise_exception(message: String) -> Result<String, Error> {
+    let error = Error::new(ErrorKind::InvalidOperation, message.clone());
+    Err(error.with_source(Raised(message)))
+}
+
+fn raised(error: &Error) -> Option<&str> {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(Raised(message)) = error.downcast_ref() {
+            return Some(message);
+        }
+        source = error.source();
+    }
+    None
+}
+
+/// An error of the template engine in one line.
+fn describe(error: &Error) -> String {
+    let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
+    format!("{}{line}", error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))
+}
+
+/// `{% generation %}` marks the assistant's words for training in `transformers`; here it is a
+/// block like any other.
+fn without_generation_blocks(source: &str) -> String {
+    let mut source = source.to_owned();
+    for (tag, same) in [("generation", "if true"), ("endgeneration", "endif")] {
+        for (open, close) in [("{%", "%}"), ("{%-", "%}"), ("{%", "-%}"), ("{%-", "-%}")] {
+            let block = format!("{open} {tag} {close}");
+            source = source.replace(&block, &format!("{open} {same} {close}"));
+        }
+    }
+    source
 }

@@ -296,10 +296,10 @@ pub enum ModelError {
     // ---- text
     /// The tokenizer in the metadata cannot be built.
     #[error("tokenizer: {0}")]
-    Tokenizer(String),
+    Tokenizer(#[from] crate::TokenizerError),
     /// The chat template does not parse or render.
     #[error("chat template: {0}")]
-    ChatTemplate(String),
+    ChatTemplate(#[from] crate::ChatError),
 }
 
 impl ModelError {

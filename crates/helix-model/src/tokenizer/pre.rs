@@ -1,0 +1,345 @@
+//! Named pre-tokenizers: how text is cut into pieces before byte-level merges.
+//!
+//! Each name stands for the regular expressions in the `tokenizer.json` of the models that it is
+//! named after. They all run in linear time here, on `regex-automata`: backtracking engines take
+//! a stack entry per character on them, and give up on long runs of spaces
+//! (`docs/decisions/002-own-pre-tokenizers.md`). The one construct that a finite automaton lacks,
+//! `\s+(?!\S)`, is [`Stage::words`]'s rule about white space.
+
+use regex_automata::meta::Regex;
+use regex_automata::{Input, PatternID};
+
+use super::TokenizerError;
+
+/// How a family of models cuts text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    Default,
+    Gpt2,
+    Starcoder,
+    Falcon,
+    /// cl100k and its descendants, with this many digits in a piece at most.
+    Cl100k {
+        digits: u8,
+    },
+    Qwen35,
+    /// As `Cl100k`, with case, and marks belonging to letters.
+    Gpt4o,
+    Tekken,
+    DeepseekLlm,
+    DeepseekCoder,
+    DeepseekV3,
+    Bailing,
+    SeedCoder,
+    Bloom,
+    Viking,
+}
+
+/// A pre-tokenizer's name in GGUF files, and what goes with it.
+struct Named {
+    name: &'static str,
+    rule: Rule,
+    /// A piece that is a token as a whole becomes that token, whatever merges would make of it.
+    whole: bool,
+    /// Texts start with the BOS token unless the file says otherwise.
+    bos: bool,
+}
+
+const fn named(name: &'static str, rule: Rule) -> Named {
+    Named { name, rule, whole: false, bos: false }
+}
+
+const fn whole(name: &'static str, rule: Rule) -> Named {
+    Named { whole: true, ..named(name, rule) }
+}
+
+const fn whole_after_bos(name: &'static str, rule: Rule) -> Named {
+    Named { bos: true, ..whole(name, rule) }
+}
+
+const CL100K: Rule = Rule::Cl100k { digits: 3 };
+const QWEN2: Rule = Rule::Cl100k { digits: 1 };
+
+/// Source of names and flags: llama.cpp's converter and `llama-vocab.cpp`.
+const KNOWN: [Named; 62] = [
+    named("default", Rule::Default),
+    named("gpt-2", Rule::Gpt2),
+    named("phi-2", Rule::Gpt2),
+    named("mpt", Rule::Gpt2),
+    named("olmo", Rule::Gpt2),
+    named("jais", Rule::Gpt2),
+    named("trillion", Rule::Gpt2),
+    named("exaone4", Rule::Gpt2),
+    named("a.x-4.0", Rule::Gpt2),
+    named("mellum", Rule::Gpt2),
+    named("gigachat", Rule::Gpt2),
+    named("granite-docling", Rule::Gpt2),
+    named("starcoder", Rule::Starcoder),
+    named("refact", Rule::Starcoder),
+    named("command-r", Rule::Starcoder),
+    named("smollm", Rule::Starcoder),
+    named("codeshell", Rule::Starcoder),
+    named("exaone", Rule::Starcoder),
+    named("minerva-7b", Rule::Starcoder),
+    named("mellum2", Rule::Starcoder),
+    named("falcon", Rule::Falcon),
+    whole_after_bos("llama-bpe", CL100K),
+    whole_after_bos("llama3", CL100K),
+    whole_after_bos("llama-v3", CL100K),
+    whole_after_bos("falcon3", CL100K),
+    whole_after_bos("falcon-h1", CL100K),
+    whole_after_bos("pixtral", CL100K),
+    whole_after_bos("midm-2.0", CL100K),
+    whole_after_bos("lfm2", CL100K),
+    named("dbrx", CL100K),
+    named("smaug-bpe", CL100K),
+    named("chatglm-bpe", CL100K),
+    whole("glm4", CL100K),
+    named("qwen2", QWEN2),
+    named("deepseek-r1-qwen", QWEN2),
+    named("kormo", QWEN2),
+    named("f2llmv2", QWEN2),
+    named("stablelm2", QWEN2),
+    named("hunyuan", QWEN2),
+    named("solar-open", QWEN2),
+    named("megrez", QWEN2),
+    named("grok-2", QWEN2),
+    named("qwen35", Rule::Qwen35),
+    named("gpt-4o", Rule::Gpt4o),
+    named("llama4", Rule::Gpt4o),
+    named("kanana2", Rule::Gpt4o),
+    named("minimax-m2", Rule::Gpt4o),
+    whole_after_bos("tekken", Rule::Tekken),
+    named("deepseek-llm", Rule::DeepseekLlm),
+    named("deepseek-coder", Rule::DeepseekCoder),
+    named("deepseek-v3", Rule::DeepseekV3),
+    named("hunyuan-dense", Rule::DeepseekV3),
+    named("joyai-llm", Rule::DeepseekV3),
+    named("hy_v4", Rule::DeepseekV3),
+    named("bailingmoe", Rule::Bailing),
+    named("bailingmoe2", Rule::Bailing),
+    named("llada-moe", Rule::Bailing),
+    named("seed-coder", Rule::SeedCoder),
+    named("bloom", Rule::Bloom),
+    named("gpt3-finnish", Rule::Bloom),
+    named("poro-chat", Rule::Bloom),
+    named("viking", Rule::Viking),
+];
+
+impl Rule {
+    /// The cuts, in the order they are made: each works on the pieces of the one before.
+    fn stages(self) -> Vec<Stage> {
+        const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+";
+        const DIGIT: &str = r"\p{N}";
+        const THREE: &str = "[0-9][0-9][0-9]";
+        const CJK: &str = "[一-龥ࠀ-一가-퟿]+";
+        match self {
+            Rule::Default => vec![
+                Stage::isolate(r"[\p{P}$+<=>^~|]+"),
+                Stage::words(GPT2),
+                Stage::isolate(r"\p{N}+"),
+                Stage::isolate(THREE),
+            ],
+            Rule::Gpt2 => vec![Stage::words(GPT2)],
+            Rule::Starcoder => vec![Stage::isolate(DIGIT), Stage::words(GPT2)],
+            Rule::Falcon => vec![
+                Stage::isolate(r"[\p{P}$+<=>^~|`]+"),
+                Stage::words(GPT2),
+                Stage::isolate(THREE),
+            ],
+            Rule::Cl100k { digits } => vec![Stage::words(&format!(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,{digits}}}{}",
+                r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+            ))],
+            Rule::Qwen35 => vec![Stage::words(concat!(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}",
+                r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+"
+            ))],
+            Rule::Gpt4o => {
+                vec![Stage::words(&cased("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", r"\p{N}{1,3}"))]
+            }
+            Rule::Tekken => vec![Stage::words(&cased("", r"\p{N}"))],
+            Rule::DeepseekLlm => vec![
+                Stage::isolate(r"[\r\n]"),
+                Stage::isolate(&format!(r"\s?[{CASED_LETTERS}]+")),
+                Stage::isolate(r"\s?[!-/:-~！-／：-～‘-‟　-。]+"),
+                Stage::isolate(r"\s+\z"),
+                Stage::isolate(CJK),
+                Stage::isolate(r"\p{N}+"),
+            ],
+            Rule::DeepseekCoder => vec![
+                Stage::isolate(r"[\r\n]"),
+                Stage::isolate(r"\s?\p{L}+"),
+                Stage::isolate(r"\s?\p{P}+"),
+                Stage::isolate(CJK),
+                Stage::isolate(DIGIT),
+            ],
+            Rule::DeepseekV3 => vec![
+                Stage::isolate(r"\p{N}{1,3}"),
+                Stage::isolate("[一-龥぀-ゟ゠-ヿ]+"),
+                Stage::words(concat!(
+                    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"##,
+                    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+"
+                )),
+            ],
+            Rule::Bailing => vec![Stage::words(concat!(
+                r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
+                r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]"
+            ))],
+            Rule::SeedCoder => vec![Stage::words(concat!(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
+                r"| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+"
+            ))],
+            Rule::Bloom => vec![Stage::isolate(r" ?[^(\s|.,!?…。，、।۔،)]+")],
+            Rule::Viking => {
+                vec![Stage::isolate(r" ?[^(\s|.,!?…。，、।۔،)]+"), Stage::isolate(DIGIT)]
+            }
+        }
+    }
+}
+
+/// Words cut where lower case is followed by upper case, with `suffix` after them.
+fn cased(suffix: &str, digits: &str) -> String {
+    let upper = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]";
+    let lower = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]";
+    let lead = r"[^\r\n\p{L}\p{N}]?";
+    format!(
+        "{lead}{upper}*{lower}+{suffix}|{lead}{upper}+{lower}*{suffix}|{digits}{}",
+        r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+"
+    )
+}
+
+/// The letters with case that DeepSeek-LLM's `tokenizer.json` lists.
+const CASED_LETTERS: &str = concat!(
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅ",
+    "Ὀ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳ",
+    "Ꙁ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+);
+
+/// A pre-tokenizer that is ready to cut.
+pub(super) struct PreTokenizer {
+    stages: Vec<Stage>,
+    whole: bool,
+    bos: bool,
+}
+
+impl PreTokenizer {
+    /// The pre-tokenizer of this name.
+    pub fn named(name: &str) -> Result<PreTokenizer, TokenizerError> {
+        let found = KNOWN.iter().find(|known| known.name == name);
+        let Named { rule, whole, bos, .. } = *found.ok_or_else(|| {
+            let known: Vec<&str> = KNOWN.iter().map(|known| known.name).collect();
+            TokenizerError::PreTokenizer { name: name.to_owned(), known: known.join(", ") }
+        })?;
+        Ok(PreTokenizer { stages: rule.stages(), whole, bos })
+    }
+
+    /// Whether a piece that is a token becomes that token without any merging.
+    pub fn takes_whole_tokens(&self) -> bool {
+        self.whole
+    }
+
+    /// Whether texts start with the BOS token unless the file says otherwise.
+    pub fn starts_with_bos(&self) -> bool {
+        self.bos
+    }
+
+    /// Gives `each` the pieces of `text` in order. Together they are `text`.
+    pub fn split<'t>(&self, text: &'t str, each: &mut dyn FnMut(&'t str)) {
+        fn cut<'t>(stages: &[Stage], text: &'t str, each: &mut dyn FnMut(&'t str)) {
+            match stages.split_first() {
+                Some((first, rest)) => first.split(text, &mut |piece| cut(rest, piece, each)),
+                None => each(text),
+            }
+        }
+        cut(&self.stages, text, each);
+    }
+}
+
+/// One expression: its matches become pieces, and so does the text between two matches.
+struct Stage {
+    regex: Regex,
+}
+
+impl Stage {
+    fn isolate(pattern: &str) -> Stage {
+        Stage::new(&[pattern])
+    }
+
+    /// `pattern|\s+(?!\S)|\s+`: of a run of white space that is no part of a word, all but the last
+    /// character is a piece, as the last one may belong to the word that follows; at the end of the
+    /// text, or if it is one character, the whole run is.
+    fn words(pattern: &str) -> Stage {
+        Stage::new(&[pattern, r"\s+"])
+    }
+
+    fn new(patterns: &[&str]) -> Stage {
+        Stage { regex: Regex::new_many(patterns).expect("the expressions of this file are valid") }
+    }
+
+    fn split<'t>(&self, text: &'t str, each: &mut dyn FnMut(&'t str)) {
+        let mut start = 0;
+        while let Some(found) = self.regex.search(&Input::new(text).range(start..)) {
+            let mut piece = found.range();
+            if found.pattern() == PatternID::must(1) && piece.end < text.len() {
+                let (last, _) = text[piece.clone()].char_indices().next_back().unwrap_or_default();
+                piece.end = if last == 0 { piece.end } else { piece.start + last };
+            }
+            if start < piece.start {
+                each(&text[start..piece.start]);
+            }
+            each(&text[piece.clone()]);
+            start = piece.end;
+        }
+        if start < text.len() {
+            each(&text[start..]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces<'t>(name: &str, text: &'t str) -> Vec<&'t str> {
+        let mut pieces = Vec::new();
+        PreTokenizer::named(name).unwrap().split(text, &mut |piece| pieces.push(piece));
+        pieces
+    }
+
+    #[test]
+    fn white_space_leaves_its_last_character_to_the_word_behind_it() {
+        assert_eq!(pieces("gpt-2", "a   b"), ["a", "  ", " b"]);
+        assert_eq!(pieces("gpt-2", "a\n\nb  "), ["a", "\n", "\n", "b", "  "]);
+        assert_eq!(pieces("llama-bpe", "a \n\n  b\t"), ["a", " \n\n", " ", " b", "\t"]);
+        assert_eq!(pieces("qwen2", "\u{a0}\u{2003}x"), ["\u{a0}", "\u{2003}x"]);
+    }
+
+    #[test]
+    fn families_cut_digits_contractions_and_case_their_own_way() {
+        assert_eq!(pieces("gpt-2", "it's 12345"), ["it", "'s", " 12345"]);
+        assert_eq!(pieces("smollm", "IT'S 123"), ["IT", "'", "S", " ", "1", "2", "3"]);
+        assert_eq!(pieces("llama-bpe", "IT'S 12345"), ["IT", "'S", " ", "123", "45"]);
+        assert_eq!(pieces("qwen2", "x=12"), ["x", "=", "1", "2"]);
+        assert_eq!(pieces("tekken", "fooBar ÉTÉété"), ["foo", "Bar", " ÉTÉété"]);
+        assert_eq!(pieces("gpt-4o", "HTTPServer's"), ["HTTPServer's"]);
+        assert_eq!(pieces("deepseek-v3", "abc漢字1234"), ["abc", "漢字", "123", "4"]);
+        assert_eq!(pieces("deepseek-coder", "a\r\nb  "), ["a", "\r", "\n", "b", "  "]);
+    }
+
+    #[test]
+    fn pieces_are_the_text_and_long_runs_are_no_problem() {
+        let text = format!("x{}y\u{301}\0{}", " ".repeat(1 << 20), "=".repeat(1 << 16));
+        for known in &KNOWN {
+            let pieces = pieces(known.name, &text);
+            assert!(pieces.iter().all(|piece| !piece.is_empty()), "{}", known.name);
+            assert_eq!(pieces.concat(), text, "{}", known.name);
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_refused_with_the_known_ones() {
+        let error = PreTokenizer::named("llama-7").err().unwrap().to_string();
+        assert!(error.contains("\"llama-7\"") && error.contains("llama-bpe, "), "{error}");
+    }
+}
