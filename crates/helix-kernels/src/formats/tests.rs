@@ -48,3 +48,44 @@ fn zeros_stay_zeros() {
         assert!(back.iter().all(|b| *b == 0.0), "{format}: {back:?}");
     }
 }
+
+/// `golden/generate.py` made it with ggml's own Python package.
+#[test]
+fn every_format_is_read_as_ggml_reads_it() {
+    let mut golden: &[u8] = include_bytes!("golden/golden.bin");
+    for format in Format::ALL {
+        let len = if format.is_quantized() { 3 * format.block_len() } else { 64 };
+        let data = golden.split_off(..format.row_bytes(len).unwrap()).unwrap();
+        let want = golden.split_off(..4 * len).unwrap().as_chunks::<4>().0;
+        let mut got = vec![0.0; len];
+        dequantize(format, data, &mut got);
+        for (i, (got, want)) in got.iter().zip(want).enumerate() {
+            let want = f32::from_le_bytes(*want);
+            assert!(*got == want, "{format} [{i}]: {got}, ggml has {want}");
+        }
+    }
+    assert!(golden.is_empty());
+}
+
+#[test]
+fn codes_survive_encoding() {
+    for format in Format::ALL.into_iter().filter(|f| f.is_quantized()) {
+        let mut golden = vec![0; 2 * format.block_bytes()];
+        quantize(format, &noise(2 * format.block_len(), 11), &mut golden);
+        for block in golden.chunks(format.block_bytes()) {
+            let mut copy = vec![0; block.len()];
+            for sub in 0..format.block_len() / SUB_BLOCK {
+                codes::encode(format, &decode(format, block, sub), &mut copy, sub);
+            }
+            assert_eq!(copy, block, "{format}");
+        }
+    }
+}
+
+#[test]
+fn rows_are_whole_blocks() {
+    assert_eq!(Format::Q4_1.row_bytes(576), Some(360));
+    assert_eq!(Format::Q6K.row_bytes(576), None);
+    assert_eq!(Format::F32.row_bytes(usize::MAX), None);
+    assert_eq!(Format::Q8_0.row_bytes(0), Some(0));
+}

@@ -97,3 +97,150 @@ fn every_instruction_set_tile_and_batch_gives_the_same_bits() {
         }
     }
 }
+
+#[test]
+fn shards_are_parts_of_the_whole() {
+    for format in Format::ALL {
+        for precision in [Precision::Fast, Precision::Precise] {
+            let unit = if format.is_quantized() { format.block_len() } else { 16 };
+            let (rows, cols) = (70, 4 * unit);
+            let mut data = vec![0; rows * format.row_bytes(cols).unwrap()];
+            quantize(format, &noise(rows * cols, 9), &mut data);
+            let pack = |r, c| Matrix::pack(format, &data, cols, r, c, precision).unwrap();
+            let input = noise(2 * cols, 10);
+            let whole =
+                product(isa::cpu(), &pack(0..rows, 0..cols), &load(&input, cols, precision), 64);
+
+            // Rows 16.. of a shard that starts at row 3, as columns 5.. of an output.
+            let shard = pack(3..70, 0..cols);
+            let mut out = vec![f32::NAN; 2 * 100];
+            let shared = SharedColumns::with_cuts(&mut out, 100, 32, &[21, 72]);
+            while let Some(mut columns) = shared.next() {
+                if (21..72).contains(&columns.range().start) {
+                    matmul(&mut columns, 5, &shard, &load(&input, cols, precision));
+                }
+            }
+            for (out, whole) in out.chunks(100).zip(whole.chunks(rows)) {
+                assert_eq!(out[21..72], whole[19..70], "{format} {precision:?}");
+                assert!(out[..21].iter().chain(&out[72..]).all(|v| v.is_nan()), "{format}");
+            }
+
+            // Columns in two parts add up.
+            let part = |c: Range<usize>| {
+                let x: Vec<f32> = input.chunks(cols).flat_map(|x| &x[c.clone()]).copied().collect();
+                product(isa::cpu(), &pack(0..rows, c.clone()), &load(&x, c.len(), precision), 16)
+            };
+            let (left, right) = (part(0..unit), part(unit..cols));
+            for (i, whole) in whole.iter().enumerate() {
+                let sum = left[i] + right[i];
+                assert!((sum - whole).abs() < 1e-4, "{format} {precision:?} [{i}]: {sum}, {whole}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_shard_of_nothing_is_legal() {
+    for format in Format::ALL {
+        let unit = format.block_len();
+        let data = vec![0; 2 * format.row_bytes(unit).unwrap()];
+        let pack = |r, c| Matrix::pack(format, &data, unit, r, c, Precision::Fast).unwrap();
+        assert_eq!(pack(1..1, 0..unit).bytes(), 0);
+        let no_columns = pack(0..2, unit..unit);
+        let mut x = Activations::new(3, 0, Precision::Fast);
+        x.load(&[], 3, 0);
+        assert_eq!(product(isa::cpu(), &no_columns, &x, 16), [0.0; 6]);
+    }
+}
+
+#[test]
+fn bad_shards_are_refused() {
+    let data = vec![0; 2 * 18 * 2];
+    let pack = |total, rows, cols| {
+        Matrix::pack(Format::Q4_0, &data, total, rows, cols, Precision::Fast).unwrap_err()
+    };
+    assert_eq!(pack(63, 0..2, 0..32), PackError::Row { format: Format::Q4_0, cols: 63 });
+    assert_eq!(
+        pack(64, 0..2, 16..64).to_string(),
+        "columns 16..64 of 64 cannot be cut from Q4_0 weights: cut at multiples of 32"
+    );
+    assert!(matches!(pack(64, 0..2, 0..96), PackError::Columns { .. }));
+    assert_eq!(pack(64, 0..3, 0..64).to_string(), "rows 0..3 need 108 bytes of weights, not 72");
+    assert!(matches!(pack(64, 0..usize::MAX, 0..64), PackError::Rows { .. }));
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused() {
+    for format in Format::ALL {
+        let cols = 2 * format.block_len();
+        let mut data = vec![0; 3 * format.row_bytes(cols).unwrap()];
+        quantize(format, &noise(3 * cols, 1), &mut data);
+        // The first number of the second block of the last row.
+        let factor = if format == Format::Q6K { 208 } else { 0 };
+        let at = 5 * format.block_bytes() + factor;
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            match format {
+                Format::F32 => data[at..at + 4].copy_from_slice(&bad.to_le_bytes()),
+                Format::BF16 => {
+                    data[at..at + 2].copy_from_slice(&half::bf16::from_f32(bad).to_le_bytes());
+                }
+                _ => data[at..at + 2].copy_from_slice(&half::f16::from_f32(bad).to_le_bytes()),
+            }
+            let error = Matrix::pack(format, &data, cols, 0..3, 0..cols, Precision::Fast);
+            let want = PackError::NotFinite { row: 2, col: format.block_len() };
+            assert_eq!(error.unwrap_err(), want, "{format}");
+        }
+    }
+}
+
+#[test]
+fn activations_that_are_not_finite_show_in_their_outputs() {
+    for format in Format::ALL {
+        for precision in [Precision::Fast, Precision::Precise] {
+            let cols = cols(format, 1).next_multiple_of(32);
+            let (w, _) = random(format, 20, cols, precision);
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut input = noise(2 * cols, 4);
+                input[cols + 7] = bad;
+                let out = product(isa::cpu(), &w, &load(&input, cols, precision), 32);
+                assert!(out[..20].iter().all(|v| v.is_finite()), "{format} {precision:?}");
+                assert!(out[20..].iter().all(|v| !v.is_finite()), "{format} {precision:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tiny_and_huge_activations_are_not_lost_to_overflow() {
+    let (w, values) = random(Format::Q8_0, 16, 64, Precision::Fast);
+    for scale in [0.0, 1e-44, 1e-38, 1e-30, 1.0, 1e30, 1e36] {
+        let input: Vec<f32> = noise(64, 8).iter().map(|x| x * scale).collect();
+        let out = product(isa::cpu(), &w, &load(&input, 64, Precision::Fast), 16);
+        for (r, w) in values.chunks(64).enumerate() {
+            let want: f64 = w.iter().zip(&input).map(|(w, x)| f64::from(w * x)).sum();
+            let tolerance = 0.1 * f64::from(scale) + 1e-33;
+            assert!((f64::from(out[r]) - want).abs() <= tolerance, "{scale}: {}, {want}", out[r]);
+        }
+    }
+}
+
+#[test]
+fn many_writers_fill_as_one_does() {
+    let (tokens, cols) = (37, 96);
+    let input = noise(tokens * cols, 6);
+    let one = load(&input, cols, Precision::Fast);
+    let mut many = Activations::new(64, 128, Precision::Fast);
+    let fill = many.fill(tokens, cols);
+    std::thread::scope(|s| {
+        for _ in 0..3 {
+            s.spawn(|| {
+                while let Some(writer) = fill.next() {
+                    let start = writer.token() * cols;
+                    writer.write(&input[start..start + cols]);
+                }
+            });
+        }
+    });
+    assert_eq!((many.tokens(), many.cols()), (tokens, cols));
+    assert_eq!((many.values(), many.subs()), (one.values(), one.subs()));
+}
