@@ -305,7 +305,7 @@ impl Lane {
         let rows = crate::batch::TILE_TOKENS.min(tokens) * group;
         let row = plan.hidden.max(heads.out_cols).max(plan.ffn_cols);
         Lane {
-            attention: Scratch::new(heads.dim),
+            attention: Scratch::new(),
             states: vec![0.0; rows * state_len(heads.dim)],
             queries: Vec::with_capacity(rows * heads.dim),
             limits: Vec::with_capacity(rows),
