@@ -1,1 +1,32 @@
-fn main() {}
+//! The `helix` command: the only crate that reads flags and the environment, or prints.
+#![forbid(unsafe_code)]
+
+mod args;
+mod bandwidth;
+mod commands;
+mod console;
+mod failure;
+mod figures;
+mod generate;
+mod interrupt;
+mod location;
+mod output;
+mod ranks;
+mod setup;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            let _ = usage.print();
+            return ExitCode::from(if usage.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match commands::run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
