@@ -11,8 +11,8 @@
 //! Both give the same bits: a row's result for a chunk depends on that row, its limit, and the
 //! chunk's tokens; not on the rows beside it, nor on the instruction set.
 //!
-//! Order of sums: a score adds dimensions in order; the sum of a chunk's probabilities adds pages
-//! in order in each of 16 lanes, then halves of the lanes; an output adds tokens in order. Scores
+//! Order of sums: a score adds dimensions in order; the sum of a chunk's probabilities adds
+//! vectors in order in each of 16 lanes, then halves of the lanes; an output adds tokens in order. Scores
 //! are kept in base 2 inside a state ([`Lse`] is natural, always).
 
 mod element;
@@ -20,41 +20,43 @@ mod kernel;
 
 use std::ops::Range;
 
-use crate::arch::lanes::{Line, dispatch, dispatch_on};
+use crate::arch::lanes::{LANES, dispatch, dispatch_on};
 use crate::isa::{self, Isa};
 use crate::kv::{KvView, PAGE_TOKENS};
 pub use crate::lse::Lse;
 
-/// Local tokens that one call of [`attend`] covers at most; chunks start at multiples of it.
-pub const CHUNK_TOKENS: usize = 256;
-
-/// Pages in a chunk.
-const CHUNK_PAGES: usize = CHUNK_TOKENS / PAGE_TOKENS;
+/// Local tokens that one call of [`attend`] covers at most: a page; chunks start at multiples of
+/// it.
+pub const CHUNK_TOKENS: usize = PAGE_TOKENS;
 
 /// Query rows that go through a page together, at most.
-const TILE_ROWS: usize = 6;
+const TILE_ROWS: usize = 4;
 
-/// Numbers in the state of one query row: an unnormalised output, the largest score, the sum.
+/// Numbers in the state of one query row: an unnormalised output, padded to whole vectors; the
+/// largest score; the sum.
 #[must_use]
 pub const fn state_len(head_dim: usize) -> usize {
-    head_dim + 2
+    head_dim.next_multiple_of(LANES) + 2
 }
 
 /// What [`attend`] writes between its steps: one for each thread.
 #[derive(Clone, Debug)]
 pub struct Scratch {
     /// Scores, then probabilities, of a tile of rows.
-    scores: Box<[[Line; CHUNK_PAGES]; TILE_ROWS]>,
-    /// The tile's queries times log2 e.
-    q: Vec<f32>,
+    scores: Box<[kernel::Row; TILE_ROWS]>,
 }
 
 impl Scratch {
-    /// Room for heads of `head_dim` elements.
+    /// Room for heads of any size.
     #[must_use]
-    pub fn new(head_dim: usize) -> Scratch {
-        let scores = Box::new([[Line::default(); CHUNK_PAGES]; TILE_ROWS]);
-        Scratch { scores, q: vec![0.0; TILE_ROWS * head_dim] }
+    pub fn new() -> Scratch {
+        Scratch { scores: Box::new([const { kernel::Row([0.0; CHUNK_TOKENS]) }; TILE_ROWS]) }
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        Scratch::new()
     }
 }
 
@@ -110,7 +112,6 @@ fn attend_on(
     assert!(range.start.is_multiple_of(CHUNK_TOKENS), "attend: {range:?} starts inside a chunk");
     assert!(range.len() <= CHUNK_TOKENS, "attend: {range:?} is more than a chunk");
     assert!(range.end.div_ceil(PAGE_TOKENS) <= kv.table.len(), "attend: {range:?} past the table");
-    assert!(scratch.q.len() >= TILE_ROWS * head_dim, "attend: scratch for smaller heads");
     dispatch_on(isa, kernel::Attend { state, q, limits, kv, range, scratch });
 }
 
@@ -129,9 +130,9 @@ pub fn fold(acc: &mut [f32], part: &[f32]) {
 
 /// Sets the state `[state_len(head_dim)]` of one row to that of no tokens: where a fold starts.
 pub fn clear(state: &mut [f32]) {
-    let head_dim = state.len() - 2;
-    state.fill(0.0);
-    state[head_dim] = f32::NEG_INFINITY;
+    let (o, sums) = state.split_last_chunk_mut().expect("a state is longer than two");
+    o.fill(0.0);
+    *sums = [f32::NEG_INFINITY, 0.0];
 }
 
 /// Normalises one row's state: `out[d] = o[d]/l`, and the natural log of the sum over all tokens.

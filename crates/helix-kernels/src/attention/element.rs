@@ -6,8 +6,9 @@ use crate::arch::lanes::{LANES, Lanes};
 pub(super) trait Element {
     /// Bytes of sixteen elements.
     type Row: Copy;
-    /// Dimensions that share a scale; zero when there are no scales.
-    const SCALE_DIMS: usize = 0;
+    /// Whether groups of [`SCALE_DIMS`](crate::kv::SCALE_DIMS) dimensions have a scale.
+    const SCALED: bool = false;
+
     /// Rows in a cache line of 64 bytes.
     const ROWS_PER_LINE: usize = 64 / size_of::<Self::Row>();
 
@@ -66,7 +67,7 @@ impl Element for BF16 {
 
 impl Element for Q8_0 {
     type Row = [u8; LANES];
-    const SCALE_DIMS: usize = crate::kv::SCALE_DIMS;
+    const SCALED: bool = true;
 
     #[inline(always)]
     fn rows(bytes: &[u8]) -> &[Self::Row] {

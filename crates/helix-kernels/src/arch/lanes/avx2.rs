@@ -15,6 +15,7 @@ impl Avx2 {
     }
 }
 
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn with_features<K: Kernel>(lanes: Avx2, kernel: K) -> K::Output {
     kernel.run(lanes)
@@ -189,9 +190,9 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn prefetch(self, byte: &u8) {
+    fn prefetch<T>(self, at: &T) {
         // SAFETY: a prefetch cannot fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(byte).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
     }
 
     #[inline(always)]

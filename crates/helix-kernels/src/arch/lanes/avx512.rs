@@ -15,6 +15,7 @@ impl Avx512 {
     }
 }
 
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 fn with_features<K: Kernel>(lanes: Avx512, kernel: K) -> K::Output {
     kernel.run(lanes)
@@ -24,7 +25,7 @@ fn with_features<K: Kernel>(lanes: Avx512, kernel: K) -> K::Output {
 // is exactly the array behind the reference.
 impl Lanes for Avx512 {
     type F = __m512;
-    const ROWS: usize = 6;
+    const ROWS: usize = 4;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -148,9 +149,9 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(self, byte: &u8) {
+    fn prefetch<T>(self, at: &T) {
         // SAFETY: a prefetch cannot fault.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(byte).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()) }
     }
 
     #[inline(always)]

@@ -28,17 +28,12 @@ use crate::isa::{self, Isa};
 /// Lanes in a vector.
 pub(crate) const LANES: usize = 16;
 
-/// A vector at rest: one cache line.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(align(64))]
-pub(crate) struct Line(pub [f32; LANES]);
-
 /// Sixteen `f32` lanes on one instruction set.
 pub(crate) trait Lanes: Copy {
     /// Sixteen `f32`.
     type F: Copy;
 
-    /// Query rows that a register tile holds: with 4 vectors each when 6, with 2 when 3.
+    /// Rows of a register tile: 4 (of 4 vectors each), 3 (of 2), or 1.
     const ROWS: usize;
 
     /// Every lane `x`.
@@ -81,8 +76,8 @@ pub(crate) trait Lanes: Copy {
     /// The largest lane; of values that are not NaN.
     fn largest(self, x: Self::F) -> f32;
 
-    /// Asks for the cache line that holds `byte`, soon, in the second-level cache.
-    fn prefetch(self, byte: &u8);
+    /// Asks for the cache line where `at` starts, soon, in the second-level cache.
+    fn prefetch<T>(self, at: &T);
 
     /// Runs a kernel with this instruction set's code generation.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
@@ -122,7 +117,7 @@ const ROUND: f32 = 12_582_912.0; // 1.5·2^23: adding it rounds to an integer, l
 /// 2^f on [−½, ½], relative error 2.6e-9 before rounding; minimax, with 2^0 exactly 1.
 const EXP2: [f32; 7] = [
     1.0,
-    0.693_147_2,
+    std::f32::consts::LN_2,
     0.240_226_53,
     0.055_503_106,
     0.009_617_693,

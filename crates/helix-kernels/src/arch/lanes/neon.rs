@@ -18,6 +18,7 @@ impl Neon {
     }
 }
 
+#[inline(never)]
 #[target_feature(enable = "neon")]
 fn with_features<K: Kernel>(lanes: Neon, kernel: K) -> K::Output {
     kernel.run(lanes)
@@ -185,7 +186,7 @@ impl Lanes for Neon {
 
     /// Left to the processor, whose prefetchers follow the pages' lines.
     #[inline(always)]
-    fn prefetch(self, _: &u8) {}
+    fn prefetch<T>(self, _: &T) {}
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {

@@ -121,7 +121,7 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    fn prefetch(self, _: &u8) {}
+    fn prefetch<T>(self, _: &T) {}
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
