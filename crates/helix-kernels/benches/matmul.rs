@@ -45,6 +45,9 @@ fn main() {
             }
         }
     }
+    for (tokens, cols) in [(1, 576), (512, 1536)] {
+        quantise(tokens, cols);
+    }
     println!("after: {:.1} GB/s", read() / 1e9);
 }
 
@@ -98,6 +101,21 @@ fn bench(
         gop / 1e9,
         100.0 * gop / op_roof,
     );
+}
+
+/// Taking activations over: what precedes each product.
+fn quantise(tokens: usize, cols: usize) {
+    let input = noise(tokens * cols, 3);
+    let mut x = Activations::new(tokens, cols, Precision::Fast);
+    let mut times: Vec<f64> = (0..1000)
+        .map(|_| {
+            let begun = Instant::now();
+            x.load(black_box(&input), tokens, cols);
+            begun.elapsed().as_secs_f64()
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    println!("quantise {tokens}x{cols} {:9.2} us", times[times.len() / 2] * 1e6);
 }
 
 /// A few outputs against the sum in f64.

@@ -1,5 +1,6 @@
 //! A batch of activations, as matrices want them.
 
+use crate::arch::lanes::{Kernel, Lanes, dispatch};
 use crate::columns::SharedPairs;
 use crate::formats::SUB_BLOCK;
 use crate::matrix::Precision;
@@ -31,7 +32,8 @@ impl Sub {
         let most = x.iter().map(|x| x.to_bits() & !(1 << 31)).fold(0, u32::max);
         let most = f32::from_bits(most);
         let inverse = if most < TINY { 0.0 } else { 127.0 / most };
-        let codes = x.map(|x| (x * inverse).round_ties_even() as i8);
+        // Adding 1.5·2^23 rounds to an integer, ties to even, and leaves it in the low bits.
+        let codes = x.map(|x| (x * inverse + 12_582_912.0).to_bits() as i8);
         let sum = |codes: &[i8]| codes.iter().map(|&c| i32::from(c)).sum::<i32>();
         let (low, all) = (sum(&codes[..16]), sum(&codes));
         let scale = if most < TINY { 0.0 } else { most / 127.0 };
@@ -161,8 +163,60 @@ impl TokenWriter<'_> {
     /// When `x` is not as long as the row.
     pub fn write(self, x: &[f32]) {
         self.values.copy_from_slice(x);
-        for (sub, x) in self.subs.iter_mut().zip(x.as_chunks().0) {
-            *sub = Sub::of(x);
+        dispatch(Quantise { to: self.subs, from: x.as_chunks().0 });
+    }
+}
+
+/// [`Sub::of`] on every sub-block, compiled for each instruction set.
+struct Quantise<'a> {
+    to: &'a mut [Sub],
+    from: &'a [[f32; SUB_BLOCK]],
+}
+
+impl Kernel for Quantise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, _lanes: L) {
+        for (to, from) in self.to.iter_mut().zip(self.from) {
+            *to = Sub::of(from);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::lanes::dispatch_on;
+    use crate::formats::tests::noise;
+    use crate::isa::Isa;
+
+    #[test]
+    fn every_instruction_set_quantises_to_the_nearest_code() {
+        let values = noise(64 * SUB_BLOCK, 12);
+        let mut from = values.as_chunks().0.to_vec();
+        for (i, x) in from.iter_mut().enumerate() {
+            let scale = [1.0, 1e-20, 1e20, 0.0][i % 4];
+            x.iter_mut().for_each(|x| *x *= scale);
+        }
+        // 0.5 and 1.5 steps: ties.
+        from[0][..3].copy_from_slice(&[127.0, 0.5, 1.5]);
+        for isa in Isa::available() {
+            let mut to = vec![Sub::default(); from.len()];
+            dispatch_on(isa, Quantise { to: &mut to, from: &from });
+            for (i, (sub, x)) in to.iter().zip(&from).enumerate() {
+                let most = x.iter().fold(0f32, |most, x| most.max(x.abs()));
+                assert_eq!(sub.scale, most / 127.0, "{isa} [{i}]");
+                let codes = sub.codes.as_flattened();
+                for (code, x) in codes.iter().zip(x) {
+                    let want =
+                        if most == 0.0 { 0.0 } else { (x * (127.0 / most)).round_ties_even() };
+                    assert_eq!(f32::from(*code), want, "{isa} [{i}]: {x} of {most}");
+                }
+                let sum = |codes: &[i8]| -codes.iter().map(|&c| i32::from(c)).sum::<i32>();
+                assert_eq!((sub.minus_sum, sub.minus_low), (sum(codes), sum(&codes[..16])));
+                assert_eq!(sub.weighted_sum, sub.scale * -sub.minus_sum as f32);
+            }
         }
     }
 }

@@ -108,4 +108,10 @@ impl Dots for Avx2 {
         // SAFETY: see the top of the implementation.
         unsafe { [_mm256_cvtepi32_ps(a), _mm256_cvtepi32_ps(b)] }
     }
+
+    #[inline(always)]
+    fn prefetch_near(self, at: *const u8) {
+        // SAFETY: see the top of the implementation; prefetching does not access memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
 }

@@ -86,4 +86,10 @@ impl Dots for Avx512 {
         // SAFETY: see the top of the implementation.
         unsafe { _mm512_cvtepi32_ps(v) }
     }
+
+    #[inline(always)]
+    fn prefetch_near(self, at: *const u8) {
+        // SAFETY: see the top of the implementation; prefetching does not access memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
 }

@@ -8,7 +8,7 @@
 
 use std::marker::PhantomData;
 
-use super::panel::{self, Block, Column, ROWS};
+use super::panel::{self, Block, Column, GROUP, ROWS};
 use super::{Dots, Job, Visit, dispatch};
 use crate::activations::{Activations, Sub};
 use crate::columns::Columns;
@@ -77,6 +77,20 @@ impl Visit for Product<'_, '_> {
     }
 }
 
+/// How far ahead of their use weights are asked for, when several tokens keep the processor busy:
+/// tuned on Zen 4, where 8 tokens gain 20 to 60 % and one token, bound by memory, none.
+const AHEAD: usize = 4096;
+
+/// Asks for what lies [`AHEAD`] of part `part` of `parts` of `weights`.
+#[inline(always)]
+fn prefetch<L: Dots, W: ?Sized>(l: L, weights: &W, part: usize, parts: usize) {
+    let bytes = size_of_val(weights) / parts;
+    let start = std::ptr::from_ref(weights).cast::<u8>().wrapping_add(part * bytes + AHEAD);
+    for line in 0..bytes.div_ceil(GROUP) {
+        l.prefetch_near(start.wrapping_add(line * GROUP));
+    }
+}
+
 /// How the blocks of a panel meet activations.
 trait Rule {
     type Block: bytemuck::Pod;
@@ -117,6 +131,9 @@ impl<B: Block> Rule for Integer<B> {
         let mut sums = [l.splat(0.0); T];
         for (i, block) in panel.iter().enumerate() {
             for sub in 0..B::SUBS {
+                if T > 1 {
+                    prefetch(l, block, sub, B::SUBS);
+                }
                 let x = at(x, i * B::SUBS + sub);
                 integer_sub(l, block, sub, x, &mut sums);
             }
@@ -286,6 +303,9 @@ impl<C: Column> Rule for Float<C> {
     fn sums<L: Dots, const T: usize>(l: L, panel: &[C], x: [&[f32]; T]) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
         for (i, columns) in panel.chunks(SUB_BLOCK).enumerate() {
+            if T > 1 {
+                prefetch(l, columns, 0, 1);
+            }
             let x = chunk(x, i * SUB_BLOCK, columns.len());
             let mut chain = [l.splat(0.0); T];
             for (c, w) in columns.iter().enumerate() {

@@ -83,4 +83,8 @@ pub(crate) trait Dots: Lanes {
     /// Byte `column` of each row's four.
     fn column(self, w: Self::Bytes, column: usize) -> Self::Ints;
     fn to_floats(self, v: Self::Ints) -> Self::F;
+
+    /// Asks for the cache line at `at`, which may lie anywhere, in the first-level cache.
+    #[inline(always)]
+    fn prefetch_near(self, _at: *const u8) {}
 }
