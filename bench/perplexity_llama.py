@@ -1,10 +1,11 @@
 """llama.cpp's perplexity of a text, to put beside `helix perplexity`.
 
-usage: perplexity_llama.py MODEL [-f FILE] [-c 512] [-t 2] [--json]
+usage: perplexity_llama.py MODEL [-f FILE] [-c 512] [--chunks N] [-t 2] [--json]
 
 Its definition: the text's tokens are cut into chunks of `-c` tokens (a rest is dropped), each with an empty cache;
-if the model adds a BOS token, it replaces each chunk's first token. Only the second half of a chunk is scored: positions c/2 .. c-2 predict
-their next token. The perplexity is exp of the mean negative log likelihood. KV is f16, flash attention on.
+if the model adds a BOS token, it replaces each chunk's first token. Only the second half of a chunk is scored:
+positions c/2 .. c-2 predict their next token. The perplexity is exp of the mean negative log likelihood. KV is f16,
+flash attention on.
 """
 import argparse
 import json
@@ -37,9 +38,9 @@ def score(context, model, tokens, size):
         yield sum(norms[row] - logits[row, token] for row, token in pairs), len(pairs)
 
 
-def perplexity(model, text, size, threads):
+def perplexity(model, text, size, threads, most):
     tokens = model.tokenize(text)
-    chunks = len(tokens) // size
+    chunks = min(len(tokens) // size, most or len(tokens))
     if not chunks:
         raise SystemExit(f"the text has {len(tokens)} tokens, a chunk needs {size}: lower -c")
     bos = llama.api.llama_vocab_bos(model.vocab)
@@ -64,12 +65,13 @@ def main():
     parser.add_argument("model")
     parser.add_argument("-f", "--file", default=TEXT)
     parser.add_argument("-c", "--context", type=int, default=512)
+    parser.add_argument("--chunks", type=int, help="stop after so many")
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     model = llama.Model(args.model)
     text = pathlib.Path(args.file).read_text()
-    value, count = perplexity(model, text, args.context, args.threads)
+    value, count = perplexity(model, text, args.context, args.threads, args.chunks)
     if args.json:
         print(json.dumps({"perplexity": value, "tokens": count}))
     else:
