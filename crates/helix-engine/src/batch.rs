@@ -85,8 +85,8 @@ impl Batch {
             let rows = first..first + run.len;
             self.tokens.extend(ids.iter().enumerate().map(|(i, &id)| {
                 let position = run.start + i;
-                let local = (layout.owner(position) == kvp)
-                    .then(|| layout.owned_before(kvp, position));
+                let local =
+                    (layout.owner(position) == kvp).then(|| layout.owned_before(kvp, position));
                 let visible = layout.owned_before(kvp, position + 1) as u32;
                 Token { id, slot: run.slot, position, local, visible, run: (rows.start, rows.end) }
             }));

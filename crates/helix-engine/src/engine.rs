@@ -49,13 +49,20 @@ impl Engine {
         let (world, group) = largest_messages(&model, &layout, &options);
         let worlds = ThreadComm::group(n, if n > 1 { world } else { 0 }, options.deadline);
         let kvp = layout.degrees().kvp;
-        let groups = (0..n / kvp)
-            .flat_map(|_| ThreadComm::group(kvp, if kvp > 1 { group } else { 0 }, options.deadline));
+        let groups = (0..n / kvp).flat_map(|_| {
+            ThreadComm::group(kvp, if kvp > 1 { group } else { 0 }, options.deadline)
+        });
         let shards = SharedShards::default();
         let mut ranks = Vec::with_capacity(n);
         for ((rank, world), group) in layout.all_ranks().zip(worlds).zip(groups) {
-            let weights =
-                RankWeights::load_shared(&model, &layout, rank, options.precision, &shards, progress)?;
+            let weights = RankWeights::load_shared(
+                &model,
+                &layout,
+                rank,
+                options.precision,
+                &shards,
+                progress,
+            )?;
             let model = Arc::clone(&model);
             let rank = Rank::new(model, &layout, rank, weights, world, group, &options)?;
             ranks.push(Mutex::new(rank));
@@ -83,7 +90,8 @@ impl Engine {
             let local = layout.owned_before(layout.attention(rank).kvp, options.max_context);
             let heads = layout.kv_heads(rank).len();
             let layers = model.config.layers;
-            let size = crate::kv::KvCache::size(shape, layers, heads, options.max_sequences, local)?;
+            let size =
+                crate::kv::KvCache::size(shape, layers, heads, options.max_sequences, local)?;
             sum.checked_add(size as u64)
         })
     }
@@ -169,11 +177,16 @@ impl Engine {
             };
             if run.start != len || run.len == 0 {
                 let (slot, start) = (run.slot, run.start);
-                return wrong(format!("slot {slot} holds {len} positions; a run starts at {start}"));
+                return wrong(format!(
+                    "slot {slot} holds {len} positions; a run starts at {start}"
+                ));
             }
             if run.start + run.len > options.max_context {
                 let end = run.start + run.len;
-                return wrong(format!("position {end} is past the context of {}", options.max_context));
+                return wrong(format!(
+                    "position {end} is past the context of {}",
+                    options.max_context
+                ));
             }
             if step.runs[..index].iter().any(|other| other.slot == run.slot) {
                 return wrong(format!("slot {} has two runs", run.slot));
@@ -269,7 +282,11 @@ fn validate(options: &EngineOptions) -> Result<(), EngineError> {
 }
 
 /// Refuses a KV cache larger than what the system says is free: it would be killed half-way.
-fn check_memory(model: &Model, layout: &Layout, options: &EngineOptions) -> Result<(), EngineError> {
+fn check_memory(
+    model: &Model,
+    layout: &Layout,
+    options: &EngineOptions,
+) -> Result<(), EngineError> {
     let needed = Engine::kv_bytes(model, layout, options).unwrap_or(u64::MAX);
     let Some(available) = available_memory() else { return Ok(()) };
     if needed <= available {

@@ -28,12 +28,7 @@ pub(crate) struct QkvPlan {
 }
 
 impl QkvPlan {
-    pub(crate) fn new(
-        layout: &Layout,
-        rank: Rank,
-        rope: RopeTable,
-        rms_eps: f32,
-    ) -> QkvPlan {
+    pub(crate) fn new(layout: &Layout, rank: Rank, rope: RopeTable, rms_eps: f32) -> QkvPlan {
         let (q_heads, kv_heads) = (layout.q_heads(rank).len(), layout.kv_heads(rank).len());
         let head_dim = layout.shape().head_dim;
         let row = (q_heads + 2 * kv_heads) * head_dim;

@@ -6,7 +6,7 @@ use crate::counters::{Clock, Line, RankCounters};
 use crate::kv::KvCache;
 use crate::lanes::{Lane, Lanes};
 use crate::layer;
-use crate::projection::project;
+use crate::projection::{max_cuts, project};
 use crate::qkv::QkvPlan;
 use crate::{EngineError, EngineOptions};
 use helix_comm::{Comm, CommError, Counted, Team, ThreadComm};
@@ -121,7 +121,7 @@ impl Buffers {
             ffn: Activations::new(tokens, plan.ffn_cols, precision),
             logits_share: vec![0.0; options.max_logits * vocab_share],
             logits: vec![0.0; if leads { options.max_logits * plan.vocab } else { 0 }],
-            cuts: Vec::with_capacity(3),
+            cuts: Vec::with_capacity(max_cuts(options.threads_per_rank)),
         }
     }
 }

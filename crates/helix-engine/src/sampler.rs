@@ -188,15 +188,13 @@ impl Sampler {
     fn keep_likeliest(&mut self, logits: &[f32]) {
         let candidates = &mut self.candidates;
         candidates.clear();
-        candidates.extend(
-            logits
-                .iter()
-                .enumerate()
-                .map(|(token, &logit)| Candidate { token: token as u32, logit, weight: 0.0 }),
-        );
-        let likeliest = |a: &Candidate, b: &Candidate| {
-            b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token))
-        };
+        candidates.extend(logits.iter().enumerate().map(|(token, &logit)| Candidate {
+            token: token as u32,
+            logit,
+            weight: 0.0,
+        }));
+        let likeliest =
+            |a: &Candidate, b: &Candidate| b.logit.total_cmp(&a.logit).then(a.token.cmp(&b.token));
         let k = self.options.top_k;
         if (1..candidates.len()).contains(&k) {
             candidates.select_nth_unstable_by(k - 1, likeliest);
