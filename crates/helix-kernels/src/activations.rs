@@ -1,8 +1,9 @@
 //! A batch of activations, as matrices want them.
 
-use crate::arch::lanes::{Kernel, Lanes, dispatch};
+use crate::arch::matmul::{Dots, Job, Visit, dispatch};
 use crate::columns::SharedPairs;
 use crate::formats::SUB_BLOCK;
+use crate::isa;
 use crate::matrix::Precision;
 
 /// 32 activations of one token, quantised: `x[i] ≈ codes[i]·scale`.
@@ -11,7 +12,7 @@ use crate::matrix::Precision;
 pub(crate) struct Sub {
     /// In −127..=127, as groups of 4 columns.
     pub codes: [[i8; 4]; 8],
-    /// Largest magnitude / 127. NaN or infinite when an activation is: so are then the outputs.
+    /// Largest magnitude / 127. NaN when an activation is NaN or infinite: so are then the outputs.
     pub scale: f32,
     /// `scale·Σ codes`: what a weight block's minimum is multiplied with.
     pub weighted_sum: f32,
@@ -24,25 +25,35 @@ pub(crate) struct Sub {
 /// Magnitudes below this count as zero: the reciprocal of their scale would overflow.
 const TINY: f32 = 1e-35;
 
+/// Adding it to a small number rounds that to an integer, ties to even, and leaves the integer in
+/// the low bits.
+const ROUND: f32 = 12_582_912.0; // 1.5·2^23
+
 impl Sub {
     /// Quantises to the nearest code, ties to even.
     #[inline(always)]
-    pub fn of(x: &[f32; SUB_BLOCK]) -> Sub {
-        // As integers, magnitudes order as the numbers do, with NaN above infinity.
-        let most = x.iter().map(|x| x.to_bits() & !(1 << 31)).fold(0, u32::max);
-        let most = f32::from_bits(most);
-        let inverse = if most < TINY { 0.0 } else { 127.0 / most };
-        // Adding 1.5·2^23 rounds to an integer, ties to even, and leaves it in the low bits.
-        let codes = x.map(|x| (x * inverse + 12_582_912.0).to_bits() as i8);
-        let sum = |codes: &[i8]| codes.iter().map(|&c| i32::from(c)).sum::<i32>();
-        let (low, all) = (sum(&codes[..16]), sum(&codes));
-        let scale = if most < TINY { 0.0 } else { most / 127.0 };
+    fn of<L: Dots>(l: L, x: &[f32; SUB_BLOCK]) -> Sub {
+        let halves = x.as_chunks::<16>().0;
+        let (zero, round) = (l.splat(0.0), l.splat(ROUND));
+        let (low, high) = (l.load(&halves[0]), l.load(&halves[1]));
+        let (low_size, high_size) = (l.max(low, l.sub(zero, low)), l.max(high, l.sub(zero, high)));
+        let most = l.largest(l.max(low_size, high_size));
+        let (scale, inverse) = if most < TINY { (0.0, 0.0) } else { (most / 127.0, 127.0 / most) };
+        let low = l.fma(low, l.splat(inverse), round);
+        let high = l.fma(high, l.splat(inverse), round);
+        let mut codes = [[0; 16]; 2];
+        l.low_bytes(low, &mut codes[0]);
+        l.low_bytes(high, &mut codes[1]);
+        // Sums of integers below 2^24 are exact. They are NaN when any activation is NaN or
+        // infinite, and then so are the scale and its outputs.
+        let low = l.sum(l.sub(low, round));
+        let all = low + l.sum(l.sub(high, round));
         Sub {
             codes: bytemuck::cast(codes),
-            scale,
-            weighted_sum: scale * all as f32,
-            minus_sum: -all,
-            minus_low: -low,
+            scale: scale + (all - all),
+            weighted_sum: scale * all,
+            minus_sum: -(all as i32),
+            minus_low: -(low as i32),
         }
     }
 }
@@ -163,23 +174,27 @@ impl TokenWriter<'_> {
     /// When `x` is not as long as the row.
     pub fn write(self, x: &[f32]) {
         self.values.copy_from_slice(x);
-        dispatch(Quantise { to: self.subs, from: x.as_chunks().0 });
+        dispatch(isa::cpu(), Quantise { to: self.subs, from: x.as_chunks().0 });
     }
 }
 
-/// [`Sub::of`] on every sub-block, compiled for each instruction set.
+/// [`Sub::of`] on every sub-block.
 struct Quantise<'a> {
     to: &'a mut [Sub],
     from: &'a [[f32; SUB_BLOCK]],
 }
 
-impl Kernel for Quantise<'_> {
-    type Output = ();
+impl Visit for Quantise<'_> {
+    fn visit<L: Dots>(self, l: L) {
+        l.enter(self);
+    }
+}
 
+impl Job for Quantise<'_> {
     #[inline(always)]
-    fn run<L: Lanes>(self, _lanes: L) {
+    fn run<L: Dots>(self, l: L) {
         for (to, from) in self.to.iter_mut().zip(self.from) {
-            *to = Sub::of(from);
+            *to = Sub::of(l, from);
         }
     }
 }
@@ -187,7 +202,6 @@ impl Kernel for Quantise<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::lanes::dispatch_on;
     use crate::formats::tests::noise;
     use crate::isa::Isa;
 
@@ -199,11 +213,10 @@ mod tests {
             let scale = [1.0, 1e-20, 1e20, 0.0][i % 4];
             x.iter_mut().for_each(|x| *x *= scale);
         }
-        // 0.5 and 1.5 steps: ties.
-        from[0][..3].copy_from_slice(&[127.0, 0.5, 1.5]);
+        from[0][..3].copy_from_slice(&[127.0, 0.5, 1.5]); // ties
         for isa in Isa::available() {
             let mut to = vec![Sub::default(); from.len()];
-            dispatch_on(isa, Quantise { to: &mut to, from: &from });
+            dispatch(isa, Quantise { to: &mut to, from: &from });
             for (i, (sub, x)) in to.iter().zip(&from).enumerate() {
                 let most = x.iter().fold(0f32, |most, x| most.max(x.abs()));
                 assert_eq!(sub.scale, most / 127.0, "{isa} [{i}]");

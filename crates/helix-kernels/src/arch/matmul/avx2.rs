@@ -110,6 +110,22 @@ impl Dots for Avx2 {
     }
 
     #[inline(always)]
+    fn low_bytes(self, [a, b]: [__m256; 2], to: &mut [i8; 16]) {
+        // SAFETY: see the top of the implementation; what is written is `to`.
+        unsafe {
+            let low = _mm256_set1_epi32(255);
+            let a = _mm256_and_si256(_mm256_castps_si256(a), low);
+            let b = _mm256_and_si256(_mm256_castps_si256(b), low);
+            // Packing works on halves: lanes 0..4 of both, then lanes 4..8 of both.
+            let words = _mm256_packus_epi32(a, b);
+            let bytes = _mm256_packus_epi16(words, words);
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);
+            let bytes = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+        }
+    }
+
+    #[inline(always)]
     fn prefetch_near(self, at: *const u8) {
         // SAFETY: see the top of the implementation; prefetching does not access memory.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }

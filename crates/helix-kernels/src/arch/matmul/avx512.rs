@@ -88,6 +88,15 @@ impl Dots for Avx512 {
     }
 
     #[inline(always)]
+    fn low_bytes(self, v: __m512, to: &mut [i8; 16]) {
+        // SAFETY: see the top of the implementation; what is written is `to`.
+        unsafe {
+            let bytes = _mm512_cvtepi32_epi8(_mm512_castps_si512(v));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+        }
+    }
+
+    #[inline(always)]
     fn prefetch_near(self, at: *const u8) {
         // SAFETY: see the top of the implementation; prefetching does not access memory.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }

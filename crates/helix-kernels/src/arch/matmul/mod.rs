@@ -83,6 +83,8 @@ pub(crate) trait Dots: Lanes {
     /// Byte `column` of each row's four.
     fn column(self, w: Self::Bytes, column: usize) -> Self::Ints;
     fn to_floats(self, v: Self::Ints) -> Self::F;
+    /// The lowest byte of each lane's bits.
+    fn low_bytes(self, v: Self::F, to: &mut [i8; 16]);
 
     /// Asks for the cache line at `at`, which may lie anywhere, in the first-level cache.
     #[inline(always)]

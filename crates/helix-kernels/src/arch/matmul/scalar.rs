@@ -67,4 +67,9 @@ impl Dots for Scalar {
     fn to_floats(self, v: [i32; 16]) -> [f32; 16] {
         v.map(|v| v as f32)
     }
+
+    #[inline(always)]
+    fn low_bytes(self, v: [f32; 16], to: &mut [i8; 16]) {
+        *to = v.map(|v| v.to_bits() as i8);
+    }
 }
