@@ -75,11 +75,6 @@ impl Bar {
         self.0.set_message(text);
     }
 
-    /// A line above the bar, or on standard error where there is no bar to disturb.
-    pub fn line(&self, text: &str) {
-        self.0.suspend(|| say(text));
-    }
-
     /// Runs `print`, which writes to the terminal, with the bar out of the way.
     pub fn beside<T>(&self, print: impl FnOnce() -> T) -> T {
         self.0.suspend(print)

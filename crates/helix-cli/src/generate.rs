@@ -70,12 +70,6 @@ impl Sequence {
         Sequence { engine, cached: Vec::new(), step }
     }
 
-    /// Forgets all of it.
-    pub fn clear(&mut self) {
-        self.engine.release(SLOT);
-        self.cached.clear();
-    }
-
     /// The engine that runs it.
     pub fn engine(&self) -> &Engine {
         &self.engine
