@@ -150,6 +150,10 @@ impl Engine {
     fn check(&self, step: &Step) -> Result<(), EngineError> {
         let wrong = |text: String| Err(EngineError::Step(text));
         let options = &self.options;
+        let total = step.runs.iter().try_fold(0usize, |sum, run| sum.checked_add(run.len));
+        if total != Some(step.tokens.len()) {
+            return wrong("its runs and its tokens differ in length".into());
+        }
         let limits = [
             ("tokens", step.tokens.len(), options.max_step_tokens),
             ("wanted rows of logits", step.wanted_rows(), options.max_logits),
@@ -164,9 +168,6 @@ impl Engine {
         }
         if step.tokens.is_empty() {
             return wrong("it has no tokens".into());
-        }
-        if step.runs.iter().map(|run| run.len).sum::<usize>() != step.tokens.len() {
-            return wrong("its runs and its tokens differ in length".into());
         }
         if let Some(id) = step.tokens.iter().find(|&&id| id as usize >= self.vocab) {
             return wrong(format!("token {id} is not one of the vocabulary's {}", self.vocab));
