@@ -45,6 +45,7 @@ impl Engine {
     ) -> Result<Engine, EngineError> {
         validate(&options)?;
         check_memory(&model, &layout, &options)?;
+        check_embedding(&model)?;
         let n = layout.ranks();
         let (world, group) = largest_messages(&model, &layout, &options);
         let worlds = ThreadComm::group(n, if n > 1 { world } else { 0 }, options.deadline);
@@ -300,6 +301,14 @@ fn check_memory(
         sequences: options.max_sequences,
         context: options.max_context,
     })
+}
+
+/// Refuses an embedding that is no number: its rows are read one by one, in the middle of steps.
+/// One that is the LM head as well is checked when the ranks load that.
+fn check_embedding(model: &Model) -> Result<(), EngineError> {
+    let vocab = if model.config.tied_head { 0 } else { model.config.vocab };
+    let mut row = vec![0.0; model.config.hidden];
+    (0..vocab).try_for_each(|token| Ok(model.embedding_row(token as u32, &mut row)?))
 }
 
 /// Linux's estimate of what can be allocated without swapping.
