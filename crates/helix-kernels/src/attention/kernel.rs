@@ -305,7 +305,8 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, E, R, N> {
         // What is asked for lies in this page, then in the next.
         let distance = (AHEAD / size_of::<E::Row>() / vectors).min(PAGE_TOKENS);
         let turn = (PAGE_TOKENS - distance).clamp(self.tokens.start, self.tokens.end);
-        let here = &values[distance * vectors..];
+        // A page that ends before that, as small heads' in q8_0 do, has nothing to ask for here.
+        let here = values.get(distance * vectors..).unwrap_or(&[]);
         let next = &E::rows(self.page.next)[self.vector..];
         for (tokens, ahead, from) in [
             (self.tokens.start..turn, here, 0),
