@@ -1,13 +1,14 @@
 //! Matrix products, with their distance from the roof.
 //!
 //! `cargo bench -p helix-kernels --bench matmul [-- FILTER...]`: only lines that contain every
-//! FILTER, such as `Q4_1` or `b1 `. One thread. Weights come from memory: copies of a matrix that together
+//! FILTER, such as `Q4_1` or `b1 `; `avx2` or another instruction set limits to it. One thread. Weights come from memory: copies of a matrix that together
 //! exceed any cache are multiplied in turn, as layers are. Roofs are measured in the same run,
 //! before and after. Median of at least ten passes.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use helix_kernels::isa::{Isa, cpu, limit};
 use helix_kernels::probe::{integer_peak, read_bandwidth};
 use helix_kernels::{
     Activations, Format, Matrix, Precision, SharedColumns, dequantize, matmul, quantize,
@@ -32,13 +33,17 @@ fn main() {
     let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let read = || read_bandwidth(1, 256 << 20, 0.5);
     let (bytes, ops) = (read(), integer_peak(0.2));
-    println!("{}: {:.1} GB/s, {:.0} Gop/s", helix_kernels::cpu(), bytes / 1e9, ops / 1e9);
+    let strongest = cpu();
+    println!("{strongest}: {:.1} GB/s, {:.0} Gop/s", bytes / 1e9, ops / 1e9);
+    if let Some(isa) = Isa::ALL.into_iter().find(|i| filters.iter().any(|f| f == i.name())) {
+        println!("on {}", limit(isa));
+    }
     for (rows, cols) in SHAPES {
         for format in Format::ALL.into_iter().filter(|f| cols % f.block_len() == 0) {
             for precision in [Precision::Fast, Precision::Precise] {
                 for batch in BATCHES {
                     let name = format!("{rows}x{cols} {format} {precision:?} b{batch} ");
-                    if filters.iter().all(|f| name.contains(f.as_str())) {
+                    if filters.iter().all(|f| is_isa(f) || name.contains(f.as_str())) {
                         bench(&name, (rows, cols), format, precision, batch, bytes, ops);
                     }
                 }
@@ -49,6 +54,10 @@ fn main() {
         quantise(tokens, cols);
     }
     println!("after: {:.1} GB/s", read() / 1e9);
+}
+
+fn is_isa(filter: &str) -> bool {
+    Isa::ALL.iter().any(|isa| isa.name() == filter)
 }
 
 fn bench(

@@ -44,7 +44,6 @@ impl Isa {
             Isa::Neon => {
                 std::arch::is_aarch64_feature_detected!("neon")
                     && std::arch::is_aarch64_feature_detected!("dotprod")
-                    && std::arch::is_aarch64_feature_detected!("fp16")
             }
             #[allow(unreachable_patterns)]
             _ => false,

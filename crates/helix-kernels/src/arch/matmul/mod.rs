@@ -5,10 +5,14 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod kernel;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod panel;
 mod peak;
 mod scalar;
 
+#[cfg(target_arch = "aarch64")]
+use super::lanes::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{Lanes, Scalar};
@@ -43,6 +47,12 @@ pub(crate) fn dispatch<V: Visit>(isa: Isa, visitor: V) {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => {
             if let Some(l) = Avx2::detect() {
+                return visitor.visit(l);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => {
+            if let Some(l) = Neon::detect() {
                 return visitor.visit(l);
             }
         }

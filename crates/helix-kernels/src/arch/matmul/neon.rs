@@ -1,0 +1,166 @@
+//! NEON with dot products: a group of weights is four registers, and so are sixteen rows.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::panel::GROUP;
+use super::{Dots, Job};
+use crate::arch::lanes::Neon;
+
+#[inline(never)]
+#[target_feature(enable = "neon,dotprod")]
+fn with_features<J: Job>(lanes: Neon, job: J) {
+    job.run(lanes);
+}
+
+type Bytes = [uint8x16_t; 4];
+type Ints = [int32x4_t; 4];
+
+/// `sum + Σ_c w[c]·x[c]` in each lane's four bytes, all of them signed: the intrinsic,
+/// `vdotq_s32`, is not stable yet.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn dot(mut sum: int32x4_t, w: uint8x16_t, x: int8x16_t) -> int32x4_t {
+    // SAFETY: registers alone.
+    unsafe {
+        asm!(
+            "sdot {sum:v}.4s, {w:v}.16b, {x:v}.16b",
+            sum = inout(vreg) sum,
+            w = in(vreg) w,
+            x = in(vreg) x,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
+}
+
+/// `x` in every lane.
+#[inline]
+#[target_feature(enable = "neon")]
+fn broadcast(x: &[i8; 4]) -> int8x16_t {
+    vreinterpretq_s8_s32(vdupq_n_s32(i32::from_ne_bytes([
+        x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8,
+    ])))
+}
+
+// SAFETY of every block below: `self` proves that the instructions exist; memory that is read or
+// written is the array behind the reference.
+impl Dots for Neon {
+    type Bytes = Bytes;
+    type Ints = Ints;
+
+    const TOKENS: usize = 4;
+
+    fn enter<J: Job>(self, job: J) {
+        // SAFETY: see the top of the implementation.
+        unsafe { with_features(self, job) }
+    }
+
+    #[inline(always)]
+    fn bytes(self, from: &[u8; GROUP]) -> Bytes {
+        let at = from.as_ptr();
+        // SAFETY: see the top of the implementation.
+        unsafe { [vld1q_u8(at), vld1q_u8(at.add(16)), vld1q_u8(at.add(32)), vld1q_u8(at.add(48))] }
+    }
+
+    #[inline(always)]
+    fn and(self, [a, b, c, d]: Bytes, mask: u8) -> Bytes {
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let m = vdupq_n_u8(mask);
+            [vandq_u8(a, m), vandq_u8(b, m), vandq_u8(c, m), vandq_u8(d, m)]
+        }
+    }
+
+    #[inline(always)]
+    fn or(self, a: Bytes, b: Bytes) -> Bytes {
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            [vorrq_u8(a[0], b[0]), vorrq_u8(a[1], b[1]), vorrq_u8(a[2], b[2]), vorrq_u8(a[3], b[3])]
+        }
+    }
+
+    #[inline(always)]
+    fn shl(self, [a, b, c, d]: Bytes, n: usize) -> Bytes {
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let n = vdupq_n_s8(n as i8);
+            [vshlq_u8(a, n), vshlq_u8(b, n), vshlq_u8(c, n), vshlq_u8(d, n)]
+        }
+    }
+
+    #[inline(always)]
+    fn shr(self, [a, b, c, d]: Bytes, n: usize) -> Bytes {
+        // SAFETY: see the top of the implementation. A negative count shifts right.
+        unsafe {
+            let n = vdupq_n_s8(-(n as i8));
+            [vshlq_u8(a, n), vshlq_u8(b, n), vshlq_u8(c, n), vshlq_u8(d, n)]
+        }
+    }
+
+    #[inline(always)]
+    fn dot(self, sum: Ints, w: Bytes, x: &[i8; 4]) -> Ints {
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let x = broadcast(x);
+            [dot(sum[0], w[0], x), dot(sum[1], w[1], x), dot(sum[2], w[2], x), dot(sum[3], w[3], x)]
+        }
+    }
+
+    /// The upper bit of a code apart from the rest: codes are signed to the instruction.
+    #[inline(always)]
+    fn dot_wide(self, sum: Ints, w: Bytes, x: &[i8; 4]) -> Ints {
+        let [a, b, c, d] = self.dot(self.splat_shl(0, 0), self.shr(w, 7), x);
+        let low = self.dot(sum, self.and(w, 127), x);
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            [
+                vaddq_s32(low[0], vshlq_n_s32::<7>(a)),
+                vaddq_s32(low[1], vshlq_n_s32::<7>(b)),
+                vaddq_s32(low[2], vshlq_n_s32::<7>(c)),
+                vaddq_s32(low[3], vshlq_n_s32::<7>(d)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn splat_shl(self, x: i32, shift: u32) -> Ints {
+        // SAFETY: see the top of the implementation.
+        unsafe { [vdupq_n_s32(x << shift); 4] }
+    }
+
+    #[inline(always)]
+    fn column(self, [a, b, c, d]: Bytes, column: usize) -> Ints {
+        #[inline]
+        #[target_feature(enable = "neon")]
+        fn one(w: uint8x16_t, shift: i32) -> int32x4_t {
+            let byte = vshlq_u32(vreinterpretq_u32_u8(w), vdupq_n_s32(-shift));
+            vreinterpretq_s32_u32(vandq_u32(byte, vdupq_n_u32(255)))
+        }
+        let shift = 8 * column as i32;
+        // SAFETY: see the top of the implementation.
+        unsafe { [one(a, shift), one(b, shift), one(c, shift), one(d, shift)] }
+    }
+
+    #[inline(always)]
+    fn to_floats(self, [a, b, c, d]: Ints) -> [float32x4_t; 4] {
+        // SAFETY: see the top of the implementation.
+        unsafe { [vcvtq_f32_s32(a), vcvtq_f32_s32(b), vcvtq_f32_s32(c), vcvtq_f32_s32(d)] }
+    }
+
+    #[inline(always)]
+    fn low_bytes(self, v: [float32x4_t; 4], to: &mut [i8; 16]) {
+        #[inline]
+        #[target_feature(enable = "neon")]
+        fn narrow(a: float32x4_t, b: float32x4_t) -> uint8x8_t {
+            let a = vmovn_u32(vreinterpretq_u32_f32(a));
+            let b = vmovn_u32(vreinterpretq_u32_f32(b));
+            vmovn_u16(vcombine_u16(a, b))
+        }
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let bytes = vcombine_u8(narrow(v[0], v[1]), narrow(v[2], v[3]));
+            vst1q_s8(to.as_mut_ptr(), vreinterpretq_s8_u8(bytes));
+        }
+    }
+}
