@@ -1,8 +1,11 @@
 //! What one rank holds: its shards of every matrix, repacked for the kernels.
 
 use std::collections::HashMap;
+use std::num::NonZero;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
 
 use helix_kernels::{Matrix, PackError, Precision};
 use helix_layout::{Layout, Rank};
@@ -55,8 +58,9 @@ pub struct LayerWeights {
 }
 
 impl RankWeights {
-    /// Reads the shards of `rank`, and no bytes of others'. `progress` gets the bytes on disk of
-    /// each shard as it is done; they add up to [`rank_bytes`].
+    /// Reads the shards of `rank`, and no bytes of others', on all cores. `progress` is called in
+    /// this thread with the bytes on disk of each shard as it is done; they add up to
+    /// [`rank_bytes`].
     ///
     /// `layout` must be one of `model.shape()`. Errors: a weight that is NaN or infinite.
     pub fn load(
@@ -80,13 +84,30 @@ impl RankWeights {
         progress: &dyn Fn(u64),
     ) -> Result<RankWeights, ModelError> {
         assert_eq!(*layout.shape(), model.shape(), "a layout of another model");
-        let loader = Loader { model, layout, rank, precision, shards, progress };
-        Ok(RankWeights {
-            layers: (0..model.config.layers)
-                .map(|layer| loader.layer(layer))
-                .collect::<Result<_, _>>()?,
-            final_norm: loader.vector(FINAL_NORM, model.config.hidden)?,
-            head: loader.matrix(head_shard(model, layout, rank))?,
+        let threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let (done, loaded) = mpsc::channel();
+        let loader = Loader { model, layout, rank, precision, shards, done };
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads.min(model.config.layers))
+                .map(|_| {
+                    let (loader, next) = (loader.clone(), &next);
+                    scope.spawn(move || loader.layers(next))
+                })
+                .collect();
+            let head = scope.spawn(move || loader.matrix(head_shard(model, layout, rank)));
+            loaded.into_iter().for_each(progress); // until the last loader is dropped
+
+            let mut layers = Vec::with_capacity(model.config.layers);
+            for worker in workers {
+                layers.extend(join(worker)?);
+            }
+            layers.sort_by_key(|(index, _)| *index);
+            Ok(RankWeights {
+                layers: layers.into_iter().map(|(_, layer)| layer).collect(),
+                final_norm: model.tensor(FINAL_NORM)?.vector(model.config.hidden)?,
+                head: join(head)?,
+            })
         })
     }
 
@@ -185,16 +206,37 @@ fn shard_bytes(model: &Model, shard: &Shard) -> Result<u64, ModelError> {
     Ok(row as u64 * shard.rows.len() as u64)
 }
 
+/// What a thread needs to load some of a rank's weights.
+#[derive(Clone)]
 struct Loader<'a> {
     model: &'a Model,
     layout: &'a Layout,
     rank: Rank,
     precision: Precision,
     shards: &'a SharedShards,
-    progress: &'a dyn Fn(u64),
+    /// Gets the bytes on disk of each shard that is loaded.
+    done: mpsc::Sender<u64>,
 }
 
 impl Loader<'_> {
+    /// Loads layers until other threads have taken the rest, with their indices.
+    fn layers(&self, next: &AtomicUsize) -> Result<Vec<(usize, LayerWeights)>, ModelError> {
+        let mut mine = Vec::new();
+        loop {
+            let layer = next.fetch_add(1, Ordering::Relaxed);
+            if layer >= self.model.config.layers {
+                return Ok(mine);
+            }
+            match self.layer(layer) {
+                Ok(loaded) => mine.push((layer, loaded)),
+                Err(error) => {
+                    next.store(self.model.config.layers, Ordering::Relaxed); // the others stop
+                    return Err(error);
+                }
+            }
+        }
+    }
+
     fn layer(&self, layer: usize) -> Result<LayerWeights, ModelError> {
         let config = &self.model.config;
         let [q, k, v, out, gate, up, down] =
@@ -250,9 +292,15 @@ impl Loader<'_> {
         let (rows, cols) = (shard.rows.clone(), shard.cols.clone());
         let pack = || pack(&tensor, rows, cols, self.precision);
         let matrix = self.shards.get_or_pack((shard, self.precision), pack)?;
-        (self.progress)(bytes);
+        // Nobody listens any more once another thread has failed.
+        let _ = self.done.send(bytes);
         Ok(matrix)
     }
+}
+
+/// A thread's result; its panic goes on in this one.
+fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn pack(
