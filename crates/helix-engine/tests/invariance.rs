@@ -1,0 +1,204 @@
+//! The same layout gives the same bits: on every run, with any number of threads, in any slot,
+//! whatever else is in the batch, and however a prompt is cut.
+
+mod common;
+mod random;
+
+use common::{engine, precise};
+use helix_engine::{Engine, EngineOptions};
+use helix_kernels::kv::KvType;
+use helix_kernels::{Format, Precision};
+use helix_layout::Layout;
+use helix_model::synthetic::{Spec, gguf};
+use helix_model::{Arch, Model};
+use helix_scheduler::{Step, Wanted};
+use random::Random;
+use std::sync::Arc;
+
+const SLOTS: usize = 4;
+const CONTEXT: usize = 80;
+const VOCAB: usize = 200;
+
+/// One model in f32, and one whose weights, activations and KV are quantised.
+fn models() -> Vec<(Arc<Model>, EngineOptions)> {
+    let floats = Spec { q_heads: 9, kv_heads: 3, vocab: VOCAB, ..Spec::tiny(Arch::Qwen3) };
+    let quantised = Spec {
+        q_heads: 8,
+        kv_heads: 4,
+        head_dim: 40,
+        rope_dims: 40,
+        hidden: 64,
+        ffn: 96,
+        vocab: VOCAB,
+        format: Format::Q4_0,
+        down_format: Format::Q4_1,
+        embedding_format: Format::Q8_0,
+        ..Spec::tiny(Arch::Llama)
+    };
+    let options = EngineOptions { max_context: CONTEXT, max_sequences: SLOTS, ..precise() };
+    let fast = EngineOptions { precision: Precision::Fast, kv_type: KvType::F16, ..options };
+    let open = |spec| Arc::new(Model::from_gguf_bytes(gguf(&spec, 21)).unwrap());
+    vec![(open(floats), options), (open(quantised), fast)]
+}
+
+const LAYOUTS: [&str; 6] = [
+    "helix",
+    "helix kvp=2 block=1 qkv=gather",
+    "helix kvp=2 tpa=2",
+    "helix kvp=3 block=16 qkv=gather",
+    "tp tpa=4",
+    "medha kvp=2 tpa=2 block=4",
+];
+
+fn layout(model: &Model, name: &str) -> Layout {
+    Layout::new(&model.shape(), name.parse().unwrap()).expect(name)
+}
+
+fn text(seed: u64, len: usize) -> Vec<u32> {
+    Random(seed).tokens(len, VOCAB)
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    assert!(logits.iter().all(|logit| logit.is_finite()));
+    logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
+/// All rows of a text in `slot`, `piece` tokens at a time.
+fn alone(engine: &mut Engine, slot: usize, text: &[u32], piece: usize) -> Vec<u32> {
+    let mut all = Vec::new();
+    let mut step = Step::default();
+    for (index, tokens) in text.chunks(piece).enumerate() {
+        step.clear();
+        step.push(slot, index * piece, tokens, Wanted::All);
+        all.extend(bits(engine.step(&step).unwrap()));
+    }
+    engine.release(slot);
+    all
+}
+
+#[test]
+fn any_number_of_threads_and_every_run() {
+    let text = text(1, 70);
+    for (model, options) in models() {
+        for name in LAYOUTS {
+            let layout = layout(&model, name);
+            let mut first = None;
+            for threads_per_rank in [1, 2, 3, 5] {
+                let options = EngineOptions { threads_per_rank, ..options };
+                let mut engine = engine(&model, layout, options);
+                for run in 0..2 {
+                    // The first run in pages that are new, the second in pages that were used.
+                    let found = alone(&mut engine, 0, &text, 40);
+                    let same = *first.get_or_insert_with(|| found.clone()) == found;
+                    assert!(same, "{layout}, {threads_per_rank} threads, run {run}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn any_piece_of_a_prompt() {
+    let text = text(2, 64);
+    for (model, options) in models() {
+        for name in LAYOUTS {
+            let layout = layout(&model, name);
+            let mut engine = engine(&model, layout, options);
+            let whole = alone(&mut engine, 0, &text, 64);
+            for piece in [1, 3, 16, 17, 33] {
+                let found = alone(&mut engine, 0, &text, piece);
+                assert!(found == whole, "{layout}, pieces of {piece}");
+            }
+        }
+    }
+}
+
+/// Sequences in other slots, of other lengths and at other places of the step come and go.
+#[test]
+fn any_batch_and_any_slot() {
+    let texts: Vec<_> = (0..SLOTS).map(|i| text(30 + i as u64, 20 + 13 * i)).collect();
+    for (model, options) in models() {
+        for name in LAYOUTS {
+            let layout = layout(&model, name);
+            let mut engine = engine(&model, layout, options);
+            let expected: Vec<_> =
+                texts.iter().enumerate().map(|(i, text)| alone(&mut engine, i, text, 9)).collect();
+            for round in 0..3 {
+                let found = together(&mut engine, &texts, round);
+                for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    assert!(found == expected, "{layout}, round {round}, sequence {index}");
+                }
+            }
+        }
+    }
+}
+
+/// All rows of each text, when text `i` has slot `i + round` and pieces have random lengths.
+fn together(engine: &mut Engine, texts: &[Vec<u32>], round: usize) -> Vec<Vec<u32>> {
+    let mut random = Random(round as u64);
+    let mut found = vec![Vec::new(); texts.len()];
+    let mut done = vec![0; texts.len()];
+    while done.iter().zip(texts).any(|(done, text)| *done < text.len()) {
+        let mut step = Step::default();
+        let first = random.below(texts.len());
+        for index in (0..texts.len()).map(|i| (first + i) % texts.len()) {
+            let len = [0, 1, 2, random.below(16)][random.below(4)];
+            let piece = &texts[index][done[index]..texts[index].len().min(done[index] + len)];
+            if !piece.is_empty() {
+                step.push((index + round) % SLOTS, done[index], piece, Wanted::All);
+            }
+        }
+        if step.is_empty() {
+            continue;
+        }
+        let mut rows = bits(engine.step(&step).unwrap()).into_iter();
+        for run in &step.runs {
+            let index = (run.slot + SLOTS - round % SLOTS) % SLOTS;
+            found[index].extend(rows.by_ref().take(run.len * VOCAB));
+            done[index] += run.len;
+        }
+    }
+    (0..SLOTS).for_each(|slot| engine.release(slot));
+    found
+}
+
+/// A long context, alone: threads share its chunks, in more than one wave. With many others:
+/// each thread takes whole sequences. The order of sums is the same.
+#[test]
+fn one_long_context_or_many() {
+    const LONG: usize = 34_000;
+    let spec = Spec { layers: 1, vocab: VOCAB, ..Spec::tiny(Arch::Llama) };
+    let model = Arc::new(Model::from_gguf_bytes(gguf(&spec, 22)).unwrap());
+    for name in ["helix", "helix kvp=2 block=1"] {
+        let layout = layout(&model, name);
+        let mut first = None;
+        for threads_per_rank in [1, 2, 3] {
+            let options = EngineOptions {
+                threads_per_rank,
+                kv_type: KvType::F16,
+                max_context: LONG + 10,
+                max_sequences: 9,
+                ..precise()
+            };
+            let mut engine = engine(&model, layout, options);
+            for slot in 0..9 {
+                // Noise depends on the position alone.
+                engine.fill_with_noise(slot, LONG - 300 * slot);
+            }
+            let mut step = Step::default();
+            step.push(0, LONG, &[7], Wanted::Last);
+            let alone = bits(engine.step(&step).unwrap());
+            engine.truncate(0, LONG);
+            step.clear();
+            for slot in (0..9).rev() {
+                step.push(slot, LONG - 300 * slot, &[7], Wanted::Last);
+            }
+            let many = bits(engine.step(&step).unwrap());
+            let own = &many[8 * VOCAB..];
+            assert!(own == alone, "{layout}, {threads_per_rank} threads: beside others");
+            assert!(many[..VOCAB] != *own, "the contexts differ");
+            let same = *first.get_or_insert_with(|| alone.clone()) == alone;
+            assert!(same, "{layout}, {threads_per_rank} threads");
+        }
+    }
+}
