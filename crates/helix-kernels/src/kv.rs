@@ -7,7 +7,7 @@
 //!
 //! `padded dims` is `head_dim` rounded up to 16; the padding is zero. With [`KvType::Q8_0`] each 32
 //! dimensions of a token share a scale (binary16): a block's keys are groups of 32 dimensions,
-//! `[64 tokens]` scales before each; `[256 tokens][groups]` scales are before the values.
+//! `[64 tokens]` scales before each; `[groups][256 tokens]` scales are before the values.
 //!
 //! Attention reads a page from its first byte to its last. That, and its size (64 KiB for 64
 //! dimensions in `f16`), is what a processor's prefetchers are good at: with pages of 16 tokens,
@@ -250,14 +250,13 @@ fn append_q8_0(page: &mut [u8], shape: PageShape, slot: usize, k: &[f32], v: &[f
             *key = quantise(x, scale);
         }
     }
-    let (scales, values) =
-        page[shape.value_scales()..].split_at_mut(shape.values() - shape.value_scales());
-    let scales = &mut scales.as_chunks_mut().0[slot * shape.groups()..];
+    let (scales, values) = page.split_at_mut(shape.values());
+    let (scales, _) = scales[shape.value_scales()..].as_chunks_mut();
     let row = &mut values[slot * shape.padded_dims()..][..shape.padded_dims()];
     row[v.len()..].fill(0);
-    for ((x, row), to) in v.chunks(SCALE_DIMS).zip(row.chunks_mut(SCALE_DIMS)).zip(scales) {
+    for (group, (x, row)) in v.chunks(SCALE_DIMS).zip(row.chunks_mut(SCALE_DIMS)).enumerate() {
         let scale = scale_of(x);
-        *to = scale.to_le_bytes();
+        scales[group * PAGE_TOKENS + slot] = scale.to_le_bytes();
         for (value, &x) in row.iter_mut().zip(x) {
             *value = quantise(x, scale);
         }

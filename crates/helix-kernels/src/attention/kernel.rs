@@ -95,6 +95,18 @@ struct Page<'a> {
     next: &'a [u8],
 }
 
+impl Page<'_> {
+    /// Asks for what lies [`AHEAD`] of some bytes of this page.
+    #[inline(always)]
+    fn prefetch<S: Lanes>(&self, s: S, bytes: Range<usize>) {
+        for line in bytes.step_by(64) {
+            if let Some(byte) = self.bytes.get(line + AHEAD) {
+                s.prefetch(byte);
+            }
+        }
+    }
+}
+
 /// Some query rows against one chunk.
 struct Tile<'a> {
     page: Page<'a>,
@@ -111,12 +123,7 @@ impl Tile<'_> {
         let most = self.seen.iter().copied().max().unwrap_or(0);
         let least = self.seen.iter().copied().min().unwrap_or(0);
         self.score::<S, E>(s, most.div_ceil(LANES));
-        let states = self.states.chunks_exact_mut(state_len(self.page.shape.head_dim()));
-        for ((state, scores), seen) in states.zip(self.scores.iter_mut()).zip(self.seen) {
-            let (o, sums) = state.split_last_chunk_mut().expect("a state");
-            o.fill(0.0);
-            *sums = probabilities(s, scores, *seen);
-        }
+        self.normalise(s);
         // Together as far as all rows see; then each by itself, so that none reads past its limit.
         self.weigh::<S, E>(s, 0..self.seen.len(), 0..least);
         for row in 0..self.seen.len() {
@@ -155,6 +162,23 @@ impl Tile<'_> {
                 s.run(Score::<E, R, 1> { page, q, scores, vector, element });
                 vector += 1;
             }
+        }
+    }
+
+    /// Turns scores to probabilities, and starts the states: all rows' maxima, then all sums, so
+    /// that one row's latencies hide behind another's work.
+    #[inline(always)]
+    fn normalise<S: Lanes>(&mut self, s: S) {
+        let len = state_len(self.page.shape.head_dim());
+        let mut tops = [f32::NEG_INFINITY; TILE_ROWS];
+        for ((top, scores), seen) in tops.iter_mut().zip(&*self.scores).zip(self.seen) {
+            *top = largest(s, scores, *seen);
+        }
+        let rows = self.states.chunks_exact_mut(len).zip(self.scores.iter_mut());
+        for (((state, scores), seen), top) in rows.zip(self.seen).zip(tops) {
+            let (o, sums) = state.split_last_chunk_mut().expect("a state");
+            o.fill(0.0);
+            *sums = [top, probabilities(s, scores, *seen, top)];
         }
     }
 
@@ -220,15 +244,16 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, E, R, P> {
         let q: [&[f32]; R] = std::array::from_fn(|r| &self.q[r * dims..][..dims]);
         let (block, vector) = (self.vector / BLOCK_VECTORS, self.vector % BLOCK_VECTORS);
         let mut at = block * shape.key_block_bytes();
-        let mut sums = [[s.splat(0.0); P]; R];
         let group = if E::SCALED { SCALE_DIMS } else { dims };
+        let mut totals = [[s.splat(0.0); P]; R];
         for start in (0..dims).step_by(group) {
             let mut scales = [s.splat(1.0); P];
             if E::SCALED {
-                let (lines, _) = self.page.bytes[at..].as_chunks();
+                let (vectors, _) = self.page.bytes[at..].as_chunks();
                 for p in 0..P {
-                    scales[p] = s.load_f16(&lines[vector + p]);
+                    scales[p] = s.load_f16(&vectors[vector + p]);
                 }
+                self.page.prefetch(s, at..at + 2 * BLOCK_TOKENS);
                 at += 2 * BLOCK_TOKENS;
             }
             let count = group.min(dims - start);
@@ -237,17 +262,13 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, E, R, P> {
             let ahead = block_rows::<E>(ahead).get(..count).unwrap_or(keys);
             let q: [&[f32]; R] = std::array::from_fn(|r| &q[r][start..][..count]);
             at += size_of_val(keys);
+            let mut sums = [[s.splat(0.0); P]; R];
             for d in 0..count {
-                for row in (0..BLOCK_VECTORS).step_by(E::ROWS_PER_LINE) {
-                    s.prefetch(&ahead[d][row]);
-                }
+                prefetch::<S, E, R, BLOCK_VECTORS>(s, &ahead[d], d);
                 let mut k = [s.splat(0.0); P];
                 let row: &[E::Row; P] = keys[d][vector..].first_chunk().expect("a block");
                 for p in 0..P {
                     k[p] = E::load(s, &row[p]);
-                    if E::SCALED {
-                        k[p] = s.mul(k[p], scales[p]);
-                    }
                 }
                 for r in 0..R {
                     let q = s.splat(q[r][d]);
@@ -256,13 +277,41 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, E, R, P> {
                     }
                 }
             }
+            for r in 0..R {
+                for p in 0..P {
+                    let sum = sums[r][p];
+                    totals[r][p] =
+                        if E::SCALED { s.fma(scales[p], sum, totals[r][p]) } else { sum };
+                }
+            }
         }
         for r in 0..R {
             let (scores, _) = self.scores[r].0.as_chunks_mut();
             for p in 0..P {
-                s.store(sums[r][p], &mut scores[self.vector + p]);
+                s.store(totals[r][p], &mut scores[self.vector + p]);
             }
         }
+    }
+}
+
+/// Asks for the lines of a row that is read later, the `index`th of its part.
+///
+/// All of them where the arithmetic on a line takes about as long as its way from memory: Zen 4's
+/// own prefetcher stays a few lines ahead, and rests while probabilities are computed. A quarter of
+/// them where lines are used up faster than they can be asked for, by a single query or of `f32`:
+/// the prefetcher does the rest.
+#[inline(always)]
+fn prefetch<S: Lanes, E: Element, const R: usize, const N: usize>(
+    s: S,
+    rows: &[E::Row; N],
+    index: usize,
+) {
+    if R > 1 && E::ROWS_PER_LINE > 1 {
+        for row in (0..N).step_by(E::ROWS_PER_LINE) {
+            s.prefetch(&rows[row]);
+        }
+    } else if index.is_multiple_of(E::ROWS_PER_LINE) {
+        s.prefetch(&rows[0]);
     }
 }
 
@@ -299,38 +348,41 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, E, R, N> {
             }
         }
         let vectors = shape.padded_dims() / LANES;
-        let (scales, _) = self.page.bytes[shape.value_scales()..].as_chunks();
         let values = &E::rows(&self.page.bytes[shape.values()..])[self.vector..];
         let p: &[Row; R] = self.scores.first_chunk().expect("a whole tile");
+        // Vectors that share a scale, and their probabilities times it.
+        let span = if E::SCALED { (SCALE_DIMS / LANES).min(N) } else { N };
+        let mut scaled;
+        let weights = if E::SCALED {
+            scaled = [const { [const { Row([0.0; CHUNK_TOKENS]) }; R] }; 2];
+            for (part, scaled) in scaled.iter_mut().take(N / span).enumerate() {
+                self.scale(s, self.vector + part * span, p, scaled);
+            }
+            [&scaled[0], &scaled[1]]
+        } else {
+            [p, p]
+        };
         // What is asked for lies in this page, then in the next.
         let distance = (AHEAD / size_of::<E::Row>() / vectors).min(PAGE_TOKENS);
         let turn = (PAGE_TOKENS - distance).clamp(self.tokens.start, self.tokens.end);
-        // A page that ends before that, as small heads' in q8_0 do, has nothing to ask for here.
-        let here = values.get(distance * vectors..).unwrap_or(&[]);
         let next = &E::rows(self.page.next)[self.vector..];
-        for (tokens, ahead, from) in [
-            (self.tokens.start..turn, here, 0),
-            (turn..self.tokens.end, next, PAGE_TOKENS - distance),
-        ] {
+        let here = (self.tokens.start..turn, &values[distance * vectors..], 0);
+        let there = (turn..self.tokens.end, next, PAGE_TOKENS - distance);
+        for (tokens, ahead, from) in [here, there] {
             for token in tokens {
-                let value: &[E::Row; N] =
-                    values[token * vectors..].first_chunk().expect("a whole tile");
-                for n in (0..N).step_by(E::ROWS_PER_LINE) {
-                    s.prefetch(&ahead[(token - from) * vectors + n]);
-                }
+                let row = ahead[(token - from) * vectors..].first_chunk().expect("a tile ahead");
+                prefetch::<S, E, R, N>(s, row, token);
+                let value: &[E::Row; N] = values[token * vectors..].first_chunk().expect("a tile");
                 let mut v = [s.splat(0.0); N];
                 for n in 0..N {
                     v[n] = E::load(s, &value[n]);
-                    if E::SCALED {
-                        let group = (self.vector + n) * LANES / SCALE_DIMS;
-                        let scale = scales[token * shape.groups() + group];
-                        v[n] = s.mul(v[n], s.splat(half::f16::from_le_bytes(scale).to_f32()));
-                    }
                 }
                 for r in 0..R {
-                    let p = s.splat(p[r].0[token]);
-                    for n in 0..N {
-                        sums[r][n] = s.fma(p, v[n], sums[r][n]);
+                    for part in 0..N / span {
+                        let p = s.splat(weights[part][r].0[token]);
+                        for n in part * span..(part + 1) * span {
+                            sums[r][n] = s.fma(p, v[n], sums[r][n]);
+                        }
                     }
                 }
             }
@@ -344,35 +396,62 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, E, R, N> {
     }
 }
 
-/// Turns the first `seen` scores of a row to probabilities, the rest of the last vector to zeros;
-/// gives the largest score, in base 2, and the sum.
+impl<E: Element, const R: usize, const N: usize> Weigh<'_, E, R, N> {
+    /// Probabilities times the scales of the group of `vector`, of the tokens' whole vectors.
+    #[inline(always)]
+    fn scale<S: Lanes>(&self, s: S, vector: usize, p: &[Row; R], scaled: &mut [Row; R]) {
+        let shape = self.page.shape;
+        let group = vector * LANES / SCALE_DIMS;
+        let at = shape.value_scales() + 2 * group * PAGE_TOKENS;
+        let (scales, _) = self.page.bytes[at..].as_chunks();
+        for i in self.tokens.start / LANES..self.tokens.end.div_ceil(LANES) {
+            let scale = s.load_f16(&scales[i]);
+            self.page.prefetch(s, at + 2 * i * LANES..at + 2 * (i + 1) * LANES);
+            for r in 0..R {
+                let p = s.load(&p[r].0.as_chunks().0[i]);
+                s.store(s.mul(p, scale), &mut scaled[r].0.as_chunks_mut().0[i]);
+            }
+        }
+    }
+}
+
+/// The largest of the first `seen` scores of a row, in base 2; −∞ of none.
 #[inline(always)]
-fn probabilities<S: Lanes>(s: S, scores: &mut Row, seen: usize) -> [f32; 2] {
-    if seen == 0 {
-        return [f32::NEG_INFINITY, 0.0];
+fn largest<S: Lanes>(s: S, scores: &Row, seen: usize) -> f32 {
+    let (whole, tail) = (seen / LANES, seen % LANES);
+    let (scores, _) = scores.0.as_chunks();
+    let mut top = s.splat(f32::NEG_INFINITY);
+    for x in &scores[..whole] {
+        top = s.max(s.load(x), top);
     }
-    let nothing = s.splat(f32::NEG_INFINITY);
-    let scores = &mut scores.0.as_chunks_mut().0[..seen.div_ceil(LANES)];
-    let tail = seen - (scores.len() - 1) * LANES;
-    if let Some(last) = scores.last_mut() {
-        let x = s.first(tail, s.load(last), nothing);
-        s.store(x, last);
-    }
-    let mut top = nothing;
-    for x in scores.iter() {
-        top = s.max(top, s.load(x));
+    if tail > 0 {
+        let x = s.first(tail, s.load(&scores[whole]), s.splat(f32::NEG_INFINITY));
+        top = s.max(x, top);
     }
     // Adding zero leaves one zero of the two.
-    let m = s.largest(top) * std::f32::consts::LOG2_E + 0.0;
-    let base = s.splat(if m == f32::NEG_INFINITY { 0.0 } else { -m });
+    s.largest(top) * std::f32::consts::LOG2_E + 0.0
+}
+
+/// Turns the first `seen` scores of a row to probabilities `2^(s − top)`, and gives their sum.
+#[inline(always)]
+fn probabilities<S: Lanes>(s: S, scores: &mut Row, seen: usize, top: f32) -> f32 {
+    let (whole, tail) = (seen / LANES, seen % LANES);
+    let (scores, _) = scores.0.as_chunks_mut();
+    let base = s.splat(if top == f32::NEG_INFINITY { 0.0 } else { -top });
     let mut sum = s.splat(0.0);
-    for x in scores {
-        let shifted = s.fma(s.load(x), s.splat(std::f32::consts::LOG2_E), base);
-        let p = exp2_falling(s, shifted);
+    for x in &mut scores[..whole] {
+        let p = exp2_falling(s, s.fma(s.load(x), s.splat(std::f32::consts::LOG2_E), base));
         s.store(p, x);
         sum = s.add(sum, p);
     }
-    [m, s.sum(sum)]
+    if tail > 0 {
+        let x = &mut scores[whole];
+        let p = exp2_falling(s, s.fma(s.load(x), s.splat(std::f32::consts::LOG2_E), base));
+        let p = s.first(tail, p, s.splat(0.0));
+        s.store(p, x);
+        sum = s.add(sum, p);
+    }
+    s.sum(sum)
 }
 
 /// [`super::fold`], its arguments checked.

@@ -61,7 +61,7 @@ pub(crate) trait Lanes: Copy {
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a · b + c`, rounded once.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// The larger of each pair; of values that are not NaN.
+    /// `a` where `a > b`, else `b`.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `then` where `a < b`, else `other`.
     fn if_less(self, a: Self::F, b: Self::F, then: Self::F, other: Self::F) -> Self::F;
@@ -135,13 +135,13 @@ fn exp2_parts<S: Lanes>(s: S, fraction: S::F, shifted: S::F) -> S::F {
     s.shift_exponent(y, shifted)
 }
 
-/// `2^x` for `x ≤ 0`, within 1e-7 of it relative; zero below 2^−125, of −∞ too.
+/// `2^x` for `x ≤ 0`, within 1e-7 of it relative; 2^−126 for all that is less, −∞ too.
 #[inline(always)]
 pub(crate) fn exp2_falling<S: Lanes>(s: S, x: S::F) -> S::F {
+    let x = s.max(s.splat(-126.0), x);
     let shifted = s.add(x, s.splat(ROUND));
     let fraction = s.sub(x, s.sub(shifted, s.splat(ROUND)));
-    let y = exp2_parts(s, fraction, shifted);
-    s.if_less(x, s.splat(-125.0), s.splat(0.0), y)
+    exp2_parts(s, fraction, shifted)
 }
 
 /// `e^x`, within 1.2e-7 of it relative; saturates outside ±87.
@@ -150,7 +150,7 @@ pub(crate) fn exp<S: Lanes>(s: S, x: S::F) -> S::F {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LOG2_E_REST: f32 = (std::f64::consts::LOG2_E - LOG2_E as f64) as f32;
     let (low, high) = (s.splat(-87.0), s.splat(87.0));
-    let x = s.if_less(x, low, low, s.if_less(high, x, high, x));
+    let x = s.max(low, s.if_less(high, x, high, x));
     let shifted = s.fma(x, s.splat(LOG2_E), s.splat(ROUND));
     let n = s.sub(shifted, s.splat(ROUND));
     let fraction = s.fma(x, s.splat(LOG2_E), s.sub(s.splat(0.0), n));

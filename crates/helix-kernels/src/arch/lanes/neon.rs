@@ -144,7 +144,7 @@ impl Lanes for Neon {
     #[inline(always)]
     fn max(self, a: F, b: F) -> F {
         // SAFETY: see the top of the implementation.
-        each(|i| unsafe { vmaxnmq_f32(a[i], b[i]) })
+        each(|i| unsafe { vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i]) })
     }
 
     #[inline(always)]

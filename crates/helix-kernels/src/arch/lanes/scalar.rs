@@ -92,7 +92,7 @@ impl Lanes for Scalar {
 
     #[inline(always)]
     fn max(self, a: F, b: F) -> F {
-        map(|i| a[i].max(b[i]))
+        map(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
 
     #[inline(always)]
@@ -117,7 +117,7 @@ impl Lanes for Scalar {
 
     #[inline(always)]
     fn largest(self, x: F) -> f32 {
-        reduce(x, f32::max)
+        reduce(x, |a, b| if a > b { a } else { b })
     }
 
     #[inline(always)]
