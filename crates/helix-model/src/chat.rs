@@ -11,7 +11,7 @@ mod json;
 mod tests;
 
 use std::error::Error as _;
-use std::fmt;
+use std::{fmt, thread};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -27,9 +27,16 @@ const TEMPLATE: &str = "tokenizer.chat_template";
 /// The longest template that is read. Published ones have up to about 30 kB.
 const MAX_SOURCE_BYTES: usize = 1 << 20;
 
-/// What a template may use before its messages are counted: instructions run, and data made in
-/// units of 64 bytes.
-const FUEL: u64 = 1 << 20;
+/// What a template may use, in steps: instructions run, and data made in units of 64 bytes. Every
+/// message adds to it, so that long chats render and small ones end soon.
+const STEPS: u64 = 1 << 16;
+const STEPS_PER_MESSAGE: u64 = 1 << 12;
+/// Sixteen passes over what a message says.
+const BYTES_PER_STEP: u64 = 4;
+
+/// Stack for each step. Values that contain each other are compared, written and freed by
+/// recursion, and a template can nest them once in about four steps.
+const STACK_BYTES_PER_STEP: usize = 1 << 10;
 
 /// One message of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,10 +79,10 @@ pub enum ChatError {
         message: String,
     },
     /// The template ran too long or made too much text.
-    #[error("it exceeds its budget of {fuel} steps; a loop in it may not end")]
+    #[error("it exceeds its budget of {budget} steps; a loop in it may not end")]
     Budget {
-        /// The budget that these messages had.
-        fuel: u64,
+        /// The budget that it had for these messages.
+        budget: u64,
     },
     /// The template failed otherwise.
     #[error("it fails: {problem}")]
@@ -142,12 +149,34 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, ChatError> {
-        let sizes = messages.iter().map(|message| message.role.len() + message.content.len());
-        let fuel = sizes.fold(FUEL, |fuel, bytes| fuel.saturating_add(bytes as u64));
+        let steps = messages.iter().map(|message| {
+            let bytes = message.role.len() as u64 + message.content.len() as u64;
+            STEPS_PER_MESSAGE + bytes / BYTES_PER_STEP
+        });
+        let budget = STEPS + steps.sum::<u64>();
+        let stack = usize::try_from(budget).unwrap_or(usize::MAX);
+        let thread = thread::Builder::new()
+            .name("chat template".to_owned())
+            .stack_size(stack.saturating_mul(STACK_BYTES_PER_STEP));
+        let failed = |problem: &str| ChatError::Failed { problem: problem.to_owned() };
+        thread::scope(|scope| {
+            let run = || self.render_within(budget, messages, add_generation_prompt);
+            let running = thread.spawn_scoped(scope, run);
+            let running = running.map_err(|_| failed("there is no memory for its stack"))?;
+            running.join().unwrap_or_else(|_| Err(failed("the template engine broke on it")))
+        })
+    }
+
+    fn render_within(
+        &self,
+        budget: u64,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<String, ChatError> {
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(fuel));
+        environment.set_fuel(Some(budget));
         let failed = |error: Error| match error.kind() {
-            ErrorKind::OutOfFuel => ChatError::Budget { fuel },
+            ErrorKind::OutOfFuel => ChatError::Budget { budget },
             _ => match raised(&error) {
                 Some(message) => ChatError::Refused { message: message.to_owned() },
                 None => ChatError::Failed { problem: describe(&error) },

@@ -11,6 +11,8 @@
 
 mod byte_level;
 mod error;
+#[cfg(test)]
+mod huggingface;
 mod merge;
 mod pre;
 mod sentence_piece;

@@ -18,32 +18,55 @@ pub(super) fn tojson(state: &State, value: &Value, options: Kwargs) -> Result<Va
     let _: Option<bool> = options.get("ensure_ascii")?;
     let _: Option<bool> = options.get("sort_keys")?;
     options.assert_all_used()?;
-    let mut bytes = Vec::new();
+    let affordable = state.fuel_levels().map_or(u64::MAX, |(_, left)| left.saturating_mul(64));
+    let mut text = Bounded { bytes: Vec::new(), limit: affordable };
     match indent {
         Some(indent) => {
             let indent = " ".repeat(indent.min(MAX_INDENT));
             let formatter = PrettyFormatter::with_indent(indent.as_bytes());
-            write(value, &mut bytes, formatter)?;
+            write(value, &mut text, formatter)?;
         }
         None => {
             let [item, key] = separators
                 .map_or_else(|| Ok([", ".to_owned(), ": ".to_owned()]), TryInto::try_into)
                 .map_err(|_| problem("tojson: separators are two strings"))?;
-            write(value, &mut bytes, Python { item, key })?;
+            write(value, &mut text, Python { item, key })?;
         }
     }
-    state.consume_fuel(bytes.len() as u64 / 64)?;
-    String::from_utf8(bytes).map(Value::from).map_err(|_| problem("tojson: not UTF-8"))
+    String::from_utf8(text.bytes).map(Value::from).map_err(|_| problem("tojson: not UTF-8"))
 }
 
 fn problem(text: &'static str) -> Error {
     Error::new(ErrorKind::InvalidOperation, text)
 }
 
-fn write(value: &Value, out: &mut Vec<u8>, formatter: impl Formatter) -> Result<(), Error> {
-    value
-        .serialize(&mut Serializer::with_formatter(out, formatter))
-        .map_err(|error| problem("tojson: the value has no JSON form").with_source(error))
+fn write(value: &Value, out: &mut Bounded, formatter: impl Formatter) -> Result<(), Error> {
+    let written = value.serialize(&mut Serializer::with_formatter(out, formatter));
+    written.map_err(|error| match error.is_io() {
+        true => Error::from(ErrorKind::OutOfFuel),
+        false => problem("tojson: the value has no JSON form").with_source(error),
+    })
+}
+
+/// Text that the fuel pays for: a value may contain another one twice, which contains yet another
+/// one twice, and so on.
+struct Bounded {
+    bytes: Vec<u8>,
+    limit: u64,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if (self.bytes.len() + bytes.len()) as u64 > self.limit {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One line, with a space behind commas and colons.
