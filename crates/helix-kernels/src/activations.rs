@@ -50,7 +50,7 @@ impl Sub {
         let all = low + l.sum(l.sub(high, round));
         Sub {
             codes: bytemuck::cast(codes),
-            scale: scale + (all - all),
+            scale: if all.is_finite() { scale } else { f32::NAN },
             weighted_sum: scale * all,
             minus_sum: -(all as i32),
             minus_low: -(low as i32),

@@ -5,8 +5,9 @@ use std::ops::Range;
 use thiserror::Error;
 
 use crate::activations::Activations;
+use crate::arch::matmul::panel::ROWS;
 use crate::arch::matmul::{Operand, multiply};
-use crate::arch::memory::{Buffer, OutOfMemory};
+use crate::arch::memory::{self, Buffer, OutOfMemory};
 use crate::columns::Columns;
 use crate::formats::Format;
 use crate::isa::{self, Isa};
@@ -114,6 +115,15 @@ impl Matrix {
         self.format
     }
 
+    /// Asks for the first `bytes` of what row `row` and those after it are packed in, in the
+    /// second-level cache: a thread that waits for its activations may have its weights come.
+    pub fn prefetch(&self, row: usize, bytes: usize) {
+        let panel = self.panels.len() / self.rows.div_ceil(ROWS).max(1);
+        let start = (row / ROWS * panel).min(self.panels.len());
+        let end = start.saturating_add(bytes).min(self.panels.len());
+        memory::prefetch(&self.panels[start..end]);
+    }
+
     /// Bytes that one pass over the whole matrix reads.
     pub fn bytes(&self) -> usize {
         self.panels.len()
@@ -150,7 +160,7 @@ fn matmul_on(isa: Isa, out: &mut Columns<'_>, w_row0: usize, w: &Matrix, x: &Act
         "columns {range:?} are not rows of a matrix of {} at {w_row0}",
         w.rows
     );
-    assert_eq!((range.start - w_row0) % 16, 0, "tile starts inside a panel");
+    assert_eq!((range.start - w_row0) % ROWS, 0, "tile starts inside a panel");
     assert_eq!((x.tokens(), x.cols()), (out.tokens(), w.cols), "activations: tokens, columns");
     let integer = w.format.is_quantized() && w.precision == Precision::Fast;
     assert!(!integer || x.precision() == Precision::Fast, "activations are not quantised");

@@ -195,6 +195,24 @@ impl Drop for Pages {
     }
 }
 
+/// Asks for every cache line of `bytes` in the second-level cache.
+pub(crate) fn prefetch(bytes: &[u8]) {
+    dispatch(Prefetch(bytes));
+}
+
+struct Prefetch<'a>(&'a [u8]);
+
+impl Kernel for Prefetch<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        for line in self.0.chunks(ALIGN) {
+            l.prefetch(&line[0]);
+        }
+    }
+}
+
 /// Reads every whole vector of `from` once; the result is there so that reading is not left out.
 pub(crate) fn read(from: &[u8]) -> f32 {
     dispatch(Read(from.as_chunks().0))

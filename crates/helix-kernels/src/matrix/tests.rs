@@ -154,6 +154,16 @@ fn a_shard_of_nothing_is_legal() {
 }
 
 #[test]
+fn any_row_may_be_asked_for_ahead() {
+    let (w, _) = random(Format::Q4_0, 33, 64, Precision::Fast);
+    for row in [0, 1, 32, 33, 1000] {
+        for bytes in [0, 1, 4096, usize::MAX] {
+            w.prefetch(row, bytes);
+        }
+    }
+}
+
+#[test]
 fn bad_shards_are_refused() {
     let data = vec![0; 2 * 18 * 2];
     let pack = |total, rows, cols| {
