@@ -284,6 +284,12 @@ pub enum ModelError {
         /// The row of the value, or of the block whose scale it is.
         row: usize,
     },
+    /// The operating system refused to start a thread that loads weights.
+    #[error("cannot start a thread to load weights: {source}")]
+    Thread {
+        /// What the system said.
+        source: io::Error,
+    },
     /// A token outside the vocabulary.
     #[error("token {token} is not in the vocabulary of {vocab}")]
     Token {

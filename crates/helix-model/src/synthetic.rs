@@ -33,7 +33,7 @@ pub struct Spec {
     pub head_dim: usize,
     /// Width of the FFN.
     pub ffn: usize,
-    /// Tokens. The tokenizer knows all bytes from 260 tokens on.
+    /// Tokens. The tokenizer knows all bytes from 259 tokens on.
     pub vocab: usize,
     /// `context_length`.
     pub context: usize,

@@ -89,13 +89,15 @@ impl RankWeights {
         let loader = Loader { model, layout, rank, precision, shards, done };
         let next = AtomicUsize::new(0);
         thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads.min(model.config.layers))
-                .map(|_| {
-                    let (loader, next) = (loader.clone(), &next);
-                    scope.spawn(move || loader.layers(next))
-                })
-                .collect();
-            let head = scope.spawn(move || loader.matrix(head_shard(model, layout, rank)));
+            let refused = |source| ModelError::Thread { source };
+            let spawn = || {
+                let (loader, next) = (loader.clone(), &next);
+                thread::Builder::new().spawn_scoped(scope, move || loader.layers(next))
+            };
+            let workers = (0..threads.min(model.config.layers)).map(|_| spawn());
+            let workers = workers.collect::<Result<Vec<_>, _>>().map_err(refused)?;
+            let head = move || loader.matrix(head_shard(model, layout, rank));
+            let head = thread::Builder::new().spawn_scoped(scope, head).map_err(refused)?;
             loaded.into_iter().for_each(progress); // until the last loader is dropped
 
             let mut layers = Vec::with_capacity(model.config.layers);

@@ -6,7 +6,7 @@ use crate::{Gguf, ModelError, Value};
 
 /// Keys that change the arithmetic of a layer, and the value at which they do not. A model that
 /// sets one otherwise would run and answer wrongly, so it is refused.
-const NEUTRAL: [(&str, f64, &str); 17] = [
+const NEUTRAL: [(&str, f64, &str); 18] = [
     ("logit_scale", 1.0, "scaled logits"),
     ("embedding_scale", 1.0, "scaled embeddings"),
     ("residual_scale", 1.0, "scaled residuals"),
@@ -23,6 +23,7 @@ const NEUTRAL: [(&str, f64, &str); 17] = [
     ("nextn_predict_layers", 0.0, "layers that predict several tokens"),
     ("rope.scaling.alpha", 1.0, "NTK-alpha rotary scaling"),
     ("rope.scaling.yarn_log_multiplier", 0.0, "a YaRN logarithm multiplier"),
+    ("rope.scaling.yarn_attn_factor", 1.0, "a YaRN attention factor of its own"),
     ("rope.scaling.yarn_ext_factor", 1.0, "a YaRN extrapolation factor"),
 ];
 
@@ -270,8 +271,7 @@ impl<'a> Keys<'a> {
             Arch::Llama => Factors::read(self.gguf, dims)?,
             Arch::Qwen2 | Arch::Qwen3 => Factors::none(),
         };
-        let magnitude = self.positive("rope.scaling.attn_factor")?.unwrap_or(1.0)
-            * self.positive("rope.scaling.yarn_attn_factor")?.unwrap_or(1.0);
+        let magnitude = self.positive("rope.scaling.attn_factor")?.unwrap_or(1.0);
         let style = self.arch.rope_style();
         Ok(Rope::new(dims, base, style, &scaling, &factors, magnitude))
     }

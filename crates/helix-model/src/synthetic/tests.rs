@@ -82,3 +82,19 @@ fn presets_have_the_shapes_of_their_models() {
     assert_eq!((shape.hidden, shape.q_heads, shape.kv_heads, shape.ffn), (2048, 32, 8, 8192));
     assert_eq!((shape.out_block, shape.ffn_block), (256, 256));
 }
+
+#[test]
+fn text_goes_through_the_tokenizer_and_back() {
+    for arch in Arch::ALL {
+        for vocab in [259, 300, 5000] {
+            let spec = Spec { vocab, ..Spec::tiny(arch) };
+            let model = Model::from_gguf_bytes(gguf(&spec, 1)).unwrap();
+            let tokenizer = model.tokenizer().unwrap();
+            let text = "Grüße, world! 1+1=2";
+            let tokens = tokenizer.encode(text, false);
+            assert!(tokens.iter().all(|token| (*token as usize) < vocab));
+            assert_eq!(tokenizer.decode(&tokens), text);
+            assert!(model.chat_template().unwrap().is_some());
+        }
+    }
+}
