@@ -137,7 +137,8 @@ pub struct RunArgs {
     #[arg(short = 'n', long, value_name = "N", default_value = "128", value_parser = at_least(1))]
     pub tokens: usize,
     /// Positions that the KV cache has room for; a longer prompt is refused, and a text that
-    /// reaches it ends [default: the model's context, at most 8192]
+    /// reaches it ends [default: what the prompt and -n need, for -i 8192, and at most what the
+    /// model was trained for]
     #[arg(short, long, value_name = "N", value_parser = at_least(1))]
     pub context: Option<usize>,
     /// Go on past the tokens that end a text
@@ -227,7 +228,7 @@ pub struct BenchArgs {
     #[arg(short = 'n', long, value_name = "N,..", default_value = "64", value_delimiter = ',')]
     pub tokens: Vec<usize>,
     /// Positions before those that are timed
-    #[arg(short, long, value_name = "N,..", default_value = "0", value_delimiter = ',')]
+    #[arg(short, long, value_name = "N,..", default_value = "0,4096", value_delimiter = ',')]
     pub depth: Vec<usize>,
     /// Sequences that decode in one step
     #[arg(short, long, value_name = "N,..", default_value = "1", value_delimiter = ',')]
@@ -313,9 +314,9 @@ FAIL, anything else; the exit status is then 1.
 Layouts add numbers up in different orders, which changes their last bits. With f32 activations \
 and KV, as verify runs unless told otherwise, that is all: logits of a 30-layer model differ by \
 less than 1e-4, and the tolerance is 1e-3. Where numbers are rounded on the way, a last bit \
-decides now and then which way, and later layers see a whole step of the rounding. So the tolerance is \
-0.05 with --kv-type f16, 0.3 with bf16 and 1 with q8_0 (measured: 0.014, 0.08 and 0.33), and with \
---fast, which rounds activations to 8 bits in every product, it is 5 (measured: 1.9): as far as \
+decides now and then which way, and later layers see a whole step of the rounding. So the \
+tolerance is 0.05 with --kv-type f16, 0.3 with bf16 and 1 with q8_0 (measured: 0.014, 0.08 and \
+0.33), and with --fast, which rounds activations to 8 bits in every product, it is 5 (measured: 1.9): as far as \
 that rounding itself moves logits.
 
 Examples:

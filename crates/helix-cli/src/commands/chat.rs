@@ -11,6 +11,9 @@ use helix_engine::sampler::{Sampler, SamplerOptions};
 use helix_model::{ChatTemplate, Message, Tokenizer};
 use std::io::{self, BufRead, IsTerminal, Write};
 
+/// Positions that a chat has room for, where the user and the model set no other.
+const DEFAULT_CONTEXT: usize = 8192;
+
 const HELP: &str = "\
 /help          this
 /clear         forget what was said
@@ -62,7 +65,7 @@ pub fn run(args: &RunArgs, sampling: SamplerOptions, console: &Console) -> Outco
     let model = setup::open(&args.model)?;
     let template = template(&model)?;
     let tokenizer = model.tokenizer()?;
-    let room = context(args, &model, console);
+    let room = context(args, &model, DEFAULT_CONTEXT, console);
     let sequence = start(args, &model, room, room, console)?;
     let mut chat = Chat {
         template,

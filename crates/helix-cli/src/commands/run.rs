@@ -16,9 +16,6 @@ use std::io::{self, IsTerminal, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Room for a sequence where the user and the model set no other.
-const DEFAULT_CONTEXT: usize = 8192;
-
 /// Runs the command.
 pub fn run(args: RunArgs) -> Outcome {
     let console = Console::new(args.output.quiet);
@@ -33,9 +30,10 @@ pub fn run(args: RunArgs) -> Outcome {
     if prompt.is_empty() {
         return Err(Failure::request("the prompt has no tokens of this model's"));
     }
-    let context = context(&args, &model, &console);
+    let needed = prompt.len().saturating_add(args.tokens);
+    let context = context(&args, &model, needed, &console);
     check_context(prompt.len(), context)?;
-    let end = prompt.len().saturating_add(args.tokens).min(context);
+    let end = needed.min(context);
     let mut sequence = start(&args, &model, context, end, &console)?;
     let mut sampler = Sampler::new(sampling, sequence.engine().vocab())?;
     interrupt::install()?;
@@ -112,10 +110,11 @@ pub fn refused(error: impl std::fmt::Display) -> Failure {
     Failure::request(format!("the model's chat template: {error}"))
 }
 
-/// Positions to make room for.
-pub fn context(args: &RunArgs, model: &Model, console: &Console) -> usize {
+/// Positions to make room for: as many as the user says, or else `wanted`, if the model was
+/// trained for so many.
+pub fn context(args: &RunArgs, model: &Model, wanted: usize, console: &Console) -> usize {
     let trained = model.config.context;
-    let context = args.context.unwrap_or(trained.min(DEFAULT_CONTEXT));
+    let context = args.context.unwrap_or(trained.min(wanted));
     if context > trained {
         console.warn(&format!(
             "the model was trained for {trained} positions: text past them is not to be trusted"

@@ -1,0 +1,161 @@
+//! Wrong requests: exit status 2, words that help, nothing on standard output, never a panic.
+
+mod common;
+
+use common::{directory, file, model_bytes, run, run_with, stderr};
+use std::process::Output;
+
+fn refused(line: &str, output: &Output, words: &[&str]) {
+    let text = stderr(output);
+    assert_eq!(output.status.code(), Some(2), "{line}: {text}");
+    assert!(output.stdout.is_empty(), "{line}: {output:?}");
+    assert!(!text.contains("panicked"), "{line}: {text}");
+    // clap wraps lines; words are looked for in the unwrapped text.
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for word in words {
+        assert!(text.contains(word), "{line}: {word:?} in {text}");
+    }
+}
+
+fn check(cases: &[(&str, &[&str])]) {
+    for (line, words) in cases {
+        refused(line, &run(line), words);
+    }
+}
+
+#[test]
+fn models() {
+    let text = file("text.gguf", "this is no model");
+    let empty = file("empty.gguf", "");
+    let bytes = model_bytes();
+    let cut = file("cut.gguf", &bytes[..bytes.len() / 2]);
+    let head = file("head.gguf", &bytes[..100]);
+    let cases: [(String, &[&str]); 7] = [
+        ("run no-such-model -p x".into(), &["there is no file no-such-model", "helix/models"]),
+        ("run /no/such/model.gguf -p x".into(), &["there is no file /no/such/model.gguf"]),
+        (format!("run {} -p x", directory().display()), &["is a directory", ".gguf"]),
+        (format!("run {} -p x", text.display()), &["text.gguf", "not a GGUF file"]),
+        (format!("run {} -p x", empty.display()), &["empty.gguf"]),
+        (format!("run {} -p x", cut.display()), &["cut.gguf", "bytes"]),
+        (format!("inspect {}", head.display()), &["head.gguf", "ends too early"]),
+    ];
+    for (line, words) in &cases {
+        refused(line, &run(line), words);
+    }
+}
+
+#[test]
+fn layouts() {
+    check(&[
+        ("inspect MODEL --tpa 3", &["tpa=3", "2 KV heads", "nearest", "--strategy tp"]),
+        ("inspect MODEL --kvp 2 --tpf 3", &["kvp=2", "tpf=3", "nearest legal"]),
+        ("inspect MODEL --kvp 0", &["at least 1"]),
+        ("inspect MODEL --ep 2", &["dense", "ep=1"]),
+        ("inspect MODEL --strategy tp --kvp 2", &["tp needs kvp=1"]),
+        ("inspect MODEL --ranks 0", &["0 ranks"]),
+        ("inspect MODEL --ranks 99999", &["99999 ranks", "1024"]),
+        ("inspect MODEL --kvp 99999999999", &["1024"]),
+        ("inspect MODEL --ranks 4 --kvp 3", &["--kvp 3 does not divide --ranks 4"]),
+        ("inspect MODEL --ranks 4 --kvp 0", &["--kvp 0 does not divide --ranks 4"]),
+        ("inspect MODEL --ranks 6 --kvp 2 --tpa 2", &["--ranks 6", "4 ranks"]),
+        ("inspect MODEL --ranks 5 --kvp 2 --tpa 2 --qkv gather", &["--ranks 5", "4 ranks"]),
+        ("inspect MODEL --strategy dp", &["\"dp\"", "helix, tp or medha"]),
+        ("inspect MODEL --kv-block 0", &["KV block of 0"]),
+        ("inspect MODEL --kv-block 100000", &["KV block of 100000"]),
+        ("inspect MODEL --kv-type f8", &["f8", "q8_0"]),
+        ("inspect MODEL --qkv both", &["replicate or gather"]),
+        ("run MODEL -p x -t 0", &["--threads", "0"]),
+        ("run MODEL -p x -t 5000", &["5000 threads", "1024"]),
+        ("run MODEL -p x -t 300 --ranks 4", &["4 ranks of 300 threads", "1200"]),
+        ("run MODEL -p x --ranks two", &["two"]),
+    ]);
+}
+
+#[test]
+fn prompts() {
+    let empty = file("empty.txt", "");
+    let latin = file("latin1.txt", b"caf\xe9 au lait");
+    let long = file("long.txt", "word ".repeat(2000));
+    let cases: [(String, &[&str]); 9] = [
+        ("run MODEL -p ''".into(), &["the prompt is empty"]),
+        ("run MODEL".into(), &["the prompt is empty"]),
+        (format!("run MODEL -f {}", empty.display()), &["the prompt is empty"]),
+        (format!("run MODEL -f {}", latin.display()), &["latin1.txt", "UTF-8", "byte 3"]),
+        ("run MODEL -f /no/such/file".into(), &["/no/such/file", "cannot read"]),
+        (format!("run MODEL -f {}", directory().display()), &["cannot read"]),
+        ("run MODEL -p 'a longer prompt' -c 3".into(), &["past the context of 3", "-c"]),
+        (format!("run MODEL -f {}", long.display()), &["past the context of 512"]),
+        ("run MODEL -p x -f y".into(), &["cannot be used with"]),
+    ];
+    for (line, words) in &cases {
+        refused(line, &run(line), words);
+    }
+    refused("standard input", &run_with("run MODEL", ""), &["the prompt is empty"]);
+}
+
+#[test]
+fn flags() {
+    check(&[
+        ("", &["Usage"]),
+        ("walk MODEL", &["walk"]),
+        ("run", &["MODEL"]),
+        ("run MODEL -p x --no-such-flag", &["--no-such-flag"]),
+        ("run MODEL -p x -n 0", &["0"]),
+        ("run MODEL -p x -n many", &["many"]),
+        ("run MODEL -p x -c 0", &["0"]),
+        ("run MODEL -p x -c 99999999999", &["context"]),
+        ("run MODEL -p x -c 4000000000 --kv-type f32", &["MiB", "context"]),
+        ("run MODEL -i --json", &["cannot be used with"]),
+        ("run MODEL -p x --system y", &["--system needs --chat"]),
+        ("run MODEL -p x --temp -1", &["temperature is -1", "from 0 to 100"]),
+        ("run MODEL -p x --temp nan", &["temperature is NaN"]),
+        ("run MODEL -p x --temp warm", &["warm"]),
+        ("run MODEL -p x --top-p 0", &["top-p is 0"]),
+        ("run MODEL -p x --top-p 1.5", &["top-p is 1.5"]),
+        ("run MODEL -p x --top-k -3", &["-3"]),
+        ("run MODEL -p x --min-p -0.1", &["min-p is -0.1"]),
+        ("run MODEL -p x --repeat-penalty 0", &["repetition penalty is 0"]),
+        ("run MODEL -p x --presence-penalty 1000", &["presence penalty is 1000"]),
+        ("run MODEL -p x --seed x", &["--seed"]),
+    ]);
+}
+
+#[test]
+fn logits() {
+    let folder = directory().display();
+    let cases: [(String, &[&str]); 7] = [
+        ("logits MODEL --tokens 1".into(), &["--out"]),
+        ("logits MODEL --out x".into(), &["--tokens"]),
+        ("logits MODEL --tokens 1,x --out x".into(), &["'x'"]),
+        ("logits MODEL --tokens '' --out x".into(), &["--tokens"]),
+        (format!("logits MODEL --tokens 1,300 --out {folder}/x"), &["token 300", "0 to 299"]),
+        ("logits MODEL --tokens 1 --out /no/such/x".into(), &["no directory /no/such"]),
+        (format!("logits MODEL --tokens 1 --out {folder}"), &["is a directory"]),
+    ];
+    for (line, words) in &cases {
+        refused(line, &run(line), words);
+    }
+    assert!(!directory().join("x").exists());
+}
+
+#[test]
+fn measurements() {
+    let short = file("short.txt", "too short");
+    let cases: [(String, &[&str]); 12] = [
+        ("perplexity MODEL".into(), &["--file"]),
+        ("perplexity MODEL -f /no/such/text".into(), &["/no/such/text"]),
+        (format!("perplexity MODEL -f {}", short.display()), &["less than one chunk of 512"]),
+        (format!("perplexity MODEL -f {} -c 2", short.display()), &["2"]),
+        ("bench MODEL -p 0 -n 0".into(), &["nothing to time"]),
+        ("bench MODEL -b 0".into(), &["-b 0"]),
+        ("bench MODEL -r 0".into(), &["0"]),
+        ("bench MODEL -d x".into(), &["'x'"]),
+        ("verify MODEL --ranks 0".into(), &["0"]),
+        ("verify MODEL --layouts round".into(), &["round", "helix, tp or medha"]),
+        ("verify MODEL --layouts 'helix tpa=9'".into(), &["tpa=9", "nearest"]),
+        ("verify MODEL --tolerance nan".into(), &["--tolerance NaN"]),
+    ];
+    for (line, words) in &cases {
+        refused(line, &run(line), words);
+    }
+}
