@@ -123,7 +123,8 @@ pub trait Comm: Send {
     /// A member failed or is late.
     fn start_all_reduce(&mut self, send: &[f32]) -> Result<Pending, CommError>;
 
-    /// Starts a gather: `send` goes to member `root`.
+    /// Starts a gather: `send` goes to member `root`. The root sends nothing: its own chunk lies
+    /// already at its place in what it passes to `finish`.
     ///
     /// # Errors
     /// A member failed or is late.
@@ -131,7 +132,8 @@ pub trait Comm: Send {
 
     /// Waits for the oldest collective in flight and writes what it brought: the members' chunks
     /// one behind the other in member order, or the sum, added in member order, so that every
-    /// member holds the same bits. For a gather, members other than the root pass an empty `recv`.
+    /// member holds the same bits. For a gather, the root's own chunk in `recv` stays as it is,
+    /// and members other than the root pass an empty `recv`.
     ///
     /// # Errors
     /// A member failed or is late.

@@ -87,8 +87,7 @@ impl<C: Comm> Comm for Counted<C> {
     }
 
     fn start_gather(&mut self, send: &[f32], root: usize) -> Result<Pending, CommError> {
-        let payload = if self.inner.rank() == root { 0 } else { send.len() };
-        self.count(Collective::Gather, payload);
+        self.count(Collective::Gather, send.len());
         self.inner.start_gather(send, root)
     }
 

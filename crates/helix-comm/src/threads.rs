@@ -145,10 +145,25 @@ impl ThreadComm {
 
     fn collect(&self, pending: &Pending, recv: &mut [f32]) {
         let number = pending.number;
+        let chunk = |from| {
+            let message = self.message(from, number);
+            &message.values[message.chunks[self.rank].clone()]
+        };
+        // A gather's root has its own chunk in place: it is as long as the others leave room for.
+        let in_place = match pending.root {
+            Some(_) => {
+                let received: usize = (0..self.size()).map(|from| chunk(from).len()).sum();
+                recv.len().saturating_sub(received)
+            }
+            None => 0,
+        };
         let mut filled = 0;
         for from in 0..self.size() {
-            let message = self.message(from, number);
-            let chunk = &message.values[message.chunks[self.rank].clone()];
+            if pending.root == Some(from) {
+                filled += in_place;
+                continue;
+            }
+            let chunk = chunk(from);
             let end = filled + chunk.len();
             assert!(end <= recv.len(), "{} brings more than its buffer holds", pending.collective);
             recv[filled..end].copy_from_slice(chunk);
@@ -211,6 +226,7 @@ impl Comm for ThreadComm {
 
     fn start_gather(&mut self, send: &[f32], root: usize) -> Result<Pending, CommError> {
         assert!(root < self.size(), "gather: root {root} of {} members", self.size());
+        assert!(root != self.rank || send.is_empty(), "gather: the root sends nothing");
         self.post(Collective::Gather, send, Some(root), for_everyone(send.len()))
     }
 
@@ -303,7 +319,11 @@ mod tests {
                     assert_eq!(gathered, all.concat());
                     let root = round % size;
                     let mut at_root = vec![f32::NAN; if me == root { len * size } else { 0 }];
-                    comm.gather(&own, root, &mut at_root).unwrap();
+                    let send = if me == root { &[] } else { &own[..] };
+                    if me == root {
+                        at_root[me * len..(me + 1) * len].copy_from_slice(&own);
+                    }
+                    comm.gather(send, root, &mut at_root).unwrap();
                     assert!(me != root || at_root == all.concat());
                 }
             });

@@ -236,9 +236,15 @@ impl Rank {
         if !alone {
             let columns = weights.head.rows();
             for row in 0..wanted {
-                let root = if world.rank() == 0 { plan.vocab } else { 0 };
-                let recv = &mut b.logits[row * root..(row + 1) * root];
-                world.gather(&b.logits_share[row * columns..][..columns], 0, recv)?;
+                let share = &b.logits_share[row * columns..][..columns];
+                if world.rank() == 0 {
+                    // Rank 0 holds the first rows of the vocabulary.
+                    let logits = &mut b.logits[row * plan.vocab..][..plan.vocab];
+                    logits[..columns].copy_from_slice(share);
+                    world.gather(&[], 0, logits)?;
+                } else {
+                    world.gather(share, 0, &mut [])?;
+                }
             }
         }
         clock.lap(counters, Line::LogitsGather);
