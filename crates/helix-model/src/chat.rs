@@ -5,21 +5,20 @@
 //! `strftime_now`, Python's JSON), with a budget for time and memory.
 
 mod clock;
+mod engine;
 mod guard;
 mod json;
 #[cfg(test)]
 mod tests;
 
-use std::error::Error as _;
-use std::{fmt, thread};
+use std::fmt;
 
-use minijinja::syntax::SyntaxConfig;
+use minijinja::context;
 use minijinja::value::Serde;
-use minijinja::{Environment, Error, ErrorKind, context};
-use minijinja_contrib::pycompat;
 use serde::{Deserialize, Serialize};
 
 use crate::{Gguf, ModelError, Tokenizer};
+use engine::Engine;
 use guard::Guard;
 
 const TEMPLATE: &str = "tokenizer.chat_template";
@@ -33,10 +32,6 @@ const STEPS: u64 = 1 << 16;
 const STEPS_PER_MESSAGE: u64 = 1 << 12;
 /// Sixteen passes over what a message says.
 const BYTES_PER_STEP: u64 = 4;
-
-/// Stack for each step. Values that contain each other are compared, written and freed by
-/// recursion, and a template can nest them once in about four steps.
-const STACK_BYTES_PER_STEP: usize = 1 << 10;
 
 /// One message of a chat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,10 +74,16 @@ pub enum ChatError {
         message: String,
     },
     /// The template ran too long or made too much text.
-    #[error("it exceeds its budget of {budget} steps; a loop in it may not end")]
+    #[error("it exceeds its budget of {steps} steps; a loop in it may not end")]
     Budget {
         /// The budget that it had for these messages.
-        budget: u64,
+        steps: u64,
+    },
+    /// The template kept inside its budget of steps and did not end.
+    #[error("it did not end within {seconds} s")]
+    Deadline {
+        /// How long it ran.
+        seconds: u64,
     },
     /// The template failed otherwise.
     #[error("it fails: {problem}")]
@@ -97,8 +98,7 @@ pub enum ChatError {
 
 /// A model's chat template, ready to render.
 pub struct ChatTemplate {
-    source: String,
-    environment: Environment<'static>,
+    engine: Engine,
     bos_token: String,
     eos_token: String,
 }
@@ -123,20 +123,8 @@ impl ChatTemplate {
         if bytes > limit {
             return Err(ChatError::TooLong { bytes, limit });
         }
-        let source = without_generation_blocks(source);
-        let wrong = |error| ChatError::Syntax { problem: describe(&error) };
-        let mut syntax = SyntaxConfig::builder();
-        let syntax = syntax.trim_blocks(true).lstrip_blocks(true).build().map_err(wrong)?;
-        let mut environment = Environment::new();
-        environment.set_syntax(syntax);
-        environment.set_recursion_limit(100);
-        environment.set_unknown_method_callback(pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", clock::strftime_now);
-        environment.add_filter("tojson", json::tojson);
-        environment.add_template_owned(TEMPLATE, source.clone()).map_err(wrong)?;
         let (bos_token, eos_token) = (bos_token.to_owned(), eos_token.to_owned());
-        Ok(ChatTemplate { source, environment, bos_token, eos_token })
+        Ok(ChatTemplate { engine: Engine::new(source)?, bos_token, eos_token })
     }
 
     /// The prompt that `messages` make; with `add_generation_prompt` it ends where the answer
@@ -153,36 +141,6 @@ impl ChatTemplate {
             let bytes = message.role.len() as u64 + message.content.len() as u64;
             STEPS_PER_MESSAGE + bytes / BYTES_PER_STEP
         });
-        let budget = STEPS + steps.sum::<u64>();
-        let stack = usize::try_from(budget).unwrap_or(usize::MAX);
-        let thread = thread::Builder::new()
-            .name("chat template".to_owned())
-            .stack_size(stack.saturating_mul(STACK_BYTES_PER_STEP));
-        let failed = |problem: &str| ChatError::Failed { problem: problem.to_owned() };
-        thread::scope(|scope| {
-            let run = || self.render_within(budget, messages, add_generation_prompt);
-            let running = thread.spawn_scoped(scope, run);
-            let running = running.map_err(|_| failed("there is no memory for its stack"))?;
-            running.join().unwrap_or_else(|_| Err(failed("the template engine broke on it")))
-        })
-    }
-
-    fn render_within(
-        &self,
-        budget: u64,
-        messages: &[Message],
-        add_generation_prompt: bool,
-    ) -> Result<String, ChatError> {
-        let mut environment = self.environment.clone();
-        environment.set_fuel(Some(budget));
-        let failed = |error: Error| match error.kind() {
-            ErrorKind::OutOfFuel => ChatError::Budget { budget },
-            _ => match raised(&error) {
-                Some(message) => ChatError::Refused { message: message.to_owned() },
-                None => ChatError::Failed { problem: describe(&error) },
-            },
-        };
-        let template = environment.get_template(TEMPLATE).map_err(failed)?;
         let context = context! {
             messages => Serde(messages),
             add_generation_prompt,
@@ -191,13 +149,13 @@ impl ChatTemplate {
             tools => (),
             documents => (),
         };
-        template.render(context).map_err(failed)
+        self.engine.run(context, STEPS + steps.sum::<u64>())
     }
 }
 
 impl fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ChatTemplate({:?})", self.source)
+        write!(f, "ChatTemplate({:?})", self.engine.source())
     }
 }
 
@@ -214,7 +172,7 @@ impl Tokenizer {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>, ChatError> {
-        let guard = Guard::new(self.control(), messages, &template.source)?;
+        let guard = Guard::new(self.control(), messages, template.engine.source())?;
         let hidden: Vec<Message> = messages
             .iter()
             .map(|Message { role, content }| Message::new(guard.hide(role), guard.hide(content)))
@@ -222,51 +180,4 @@ impl Tokenizer {
         let text = template.render(&hidden, add_generation_prompt)?;
         Ok(self.encode_prompt(&text, &|part| guard.restore(part)))
     }
-}
-
-/// What a template threw.
-#[derive(Debug)]
-struct Raised(String);
-
-impl fmt::Display for Raised {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Raised {}
-
-fn raise_exception(message: String) -> Result<String, Error> {
-    let error = Error::new(ErrorKind::InvalidOperation, message.clone());
-    Err(error.with_source(Raised(message)))
-}
-
-fn raised(error: &Error) -> Option<&str> {
-    let mut source = error.source();
-    while let Some(error) = source {
-        if let Some(Raised(message)) = error.downcast_ref() {
-            return Some(message);
-        }
-        source = error.source();
-    }
-    None
-}
-
-/// An error of the template engine in one line.
-fn describe(error: &Error) -> String {
-    let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
-    format!("{}{line}", error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))
-}
-
-/// `{% generation %}` marks the assistant's words for training in `transformers`; here it is a
-/// block like any other.
-fn without_generation_blocks(source: &str) -> String {
-    let mut source = source.to_owned();
-    for (tag, same) in [("generation", "if true"), ("endgeneration", "endif")] {
-        for (open, close) in [("{%", "%}"), ("{%-", "%}"), ("{%", "-%}"), ("{%-", "-%}")] {
-            let block = format!("{open} {tag} {close}");
-            source = source.replace(&block, &format!("{open} {same} {close}"));
-        }
-    }
-    source
 }

@@ -193,21 +193,36 @@ fn broken_templates_say_what_and_where() {
 
 #[test]
 fn hostile_templates_end_in_an_error() {
-    let hostile = [
+    const DOUBLED: &str = "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}\
+                           {% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+    for source in [
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-        "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
-        "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | tojson }}",
-        "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x='ab') %}{% for i in range(99) %}\
+         {% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        &[DOUBLED, "{{ ns.x | tojson }}"].concat(),
         "{{ 'a' * 4000000000 }}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
         "{{ 'x' | indent(4000000000) }}",
-        "{{ range(4000000000) | list }}",
-    ];
-    for source in hostile {
+        "{{ '%1000000000d' | format(1) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ ('a' * 100000).replace('a', 'b' * 100000) }}",
+        "{{ ('a' * 100000).join(['a'] * 100000) }}",
+        "{{ [['a' * 10000] * 10000] | tojson(indent=16) }}",
+    ] {
         let result = rendered(source, &chat());
-        assert!(result.is_err(), "{source} gave {} bytes", result.unwrap().len());
+        assert!(matches!(result, Err(ChatError::Budget { .. })), "{source} gave {result:?}");
     }
+    for source in [
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ range(4000000000) | list }}",
+        "{{ [1] * 1000000000 }}",
+        "{{ 9 ** 9 ** 9 ** 9 }}",
+    ] {
+        let result = rendered(source, &chat());
+        assert!(matches!(result, Err(ChatError::Failed { .. })), "{source} gave {result:?}");
+    }
+    // Hashing 2^99 items is one step.
+    let result = rendered(&[DOUBLED, "{{ {ns.x: 1} }}"].concat(), &chat());
+    assert_eq!(result, Err(ChatError::Deadline { seconds: 5 }));
 }
 
 #[test]
