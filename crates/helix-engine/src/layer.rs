@@ -56,7 +56,6 @@ pub(crate) fn run(rank: &mut Rank, index: usize) -> Result<(), CommError> {
             row.write(out);
         }
     });
-    drop(merged);
     clock.lap(c, Line::Merge);
 
     // The same ranks as one tensor-parallel group: output projection.

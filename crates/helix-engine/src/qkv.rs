@@ -45,7 +45,11 @@ impl QkvPlan {
             q_heads,
             kv_heads,
             row,
-            shares: if gathers { group.map(&mut share).collect() } else { vec![0..row] },
+            shares: if gathers {
+                group.map(&mut share).collect()
+            } else {
+                std::iter::once(0..row).collect()
+            },
             member: if gathers { layout.attention(rank).kvp } else { 0 },
             rms_eps,
             rope,

@@ -311,7 +311,9 @@ mod tests {
             ..Default::default()
         };
         let mut sampler = Sampler::new(options, 4).unwrap();
-        [0, 1, 1, 2].map(|token| sampler.accept(token));
+        for token in [0, 1, 1, 2] {
+            sampler.accept(token);
+        }
         let mut logits = [4.0, 4.0, -4.0, 4.0];
         assert_eq!(sampler.sample(&mut logits).unwrap(), 0, "token 0 has left the window");
         assert_eq!(logits, [4.0, 2.0 - 0.5 - 0.5, -8.0 - 0.5 - 0.25, 4.0]);

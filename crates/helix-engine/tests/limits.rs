@@ -160,7 +160,7 @@ fn a_kv_cache_larger_than_memory_is_refused_in_mib() {
         let max_context = 1 << 28;
         let options = EngineOptions { kv_type, max_context, max_sequences: 64, ..options() };
         // 2 layers, 2 KV heads, K and V of 8 elements; rows may be padded to 16.
-        let whole = (64 << 28) * (2 * 2 * 2 * 8 * element) >> 20;
+        let whole = ((64 << 28) * (2 * 2 * 2 * 8 * element)) >> 20;
         for (name, copies) in [("helix", 1), ("helix kvp=2 tpa=2", 1), ("tp tpa=4", 2)] {
             let error = refusal(&model, name, options);
             let text = error.to_string();

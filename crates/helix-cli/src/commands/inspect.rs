@@ -124,7 +124,7 @@ impl ModelView {
             tied_head: config.tied_head,
             rope: rope(model)?,
             tokenizer: words.join(" ").trim().to_owned(),
-            chat_template: text("tokenizer.chat_template")? != "",
+            chat_template: !text("tokenizer.chat_template")?.is_empty(),
             file_bytes: gguf.file_bytes(),
             gguf_version: gguf.version(),
             formats,

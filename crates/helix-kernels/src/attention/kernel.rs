@@ -363,7 +363,7 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, E, R, N> {
             [p, p]
         };
         // What is asked for lies in this page, then in the next.
-        let distance = (AHEAD / size_of::<E::Row>() / vectors).min(PAGE_TOKENS);
+        let distance = (AHEAD / size_of::<E::Row>() / vectors).min(PAGE_TOKENS - 1);
         let turn = (PAGE_TOKENS - distance).clamp(self.tokens.start, self.tokens.end);
         let next = &E::rows(self.page.next)[self.vector..];
         let here = (self.tokens.start..turn, &values[distance * vectors..], 0);

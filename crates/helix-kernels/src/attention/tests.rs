@@ -218,7 +218,8 @@ fn nothing_past_a_limit_leaks() {
         for seen in [1, 5, 16, 31, 200, 256, 290] {
             let short = Sequence::new(&mut random, shape, seen);
             let mut long = Sequence::new(&mut random, shape, 320);
-            (long.k.clear(), long.v.clear());
+            long.k.clear();
+            long.v.clear();
             long.pages.fill(0xff);
             for (k, v) in short.k.iter().zip(&short.v) {
                 long.push(k, v);
@@ -261,7 +262,8 @@ fn extreme_scores_stay_finite() {
     let shape = PageShape::new(16, KvType::F32);
     let mut random = Random(5);
     let mut sequence = Sequence::new(&mut random, shape, 20);
-    (sequence.k.clear(), sequence.v.clear());
+    sequence.k.clear();
+    sequence.v.clear();
     for t in 0..20 {
         sequence.push(&[if t % 2 == 0 { 1e4 } else { -1e4 }; 16], &[t as f32; 16]);
     }

@@ -63,7 +63,7 @@ impl SentencePiece {
         unknown: Option<u32>,
         add_space_prefix: bool,
     ) -> Result<SentencePiece, TokenizerError> {
-        let mut tokens = HashMap::new();
+        let mut tokens: HashMap<Box<str>, Scored> = HashMap::new();
         let mut bytes = [None; 256];
         for ((token, text, kind), &score) in names.iter().zip(scores) {
             if score.is_nan() {
@@ -88,7 +88,7 @@ impl SentencePiece {
         {
             return Err(TokenizerError::NoFallback { byte });
         }
-        let longest = tokens.keys().map(|text: &Box<str>| text.len()).max().unwrap_or(0);
+        let longest = tokens.keys().map(|text| text.len()).max().unwrap_or(0);
         Ok(SentencePiece { tokens, longest, bytes, unknown, add_space_prefix })
     }
 
