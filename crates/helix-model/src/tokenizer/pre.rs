@@ -3,7 +3,7 @@
 //! Each name stands for the regular expressions in the `tokenizer.json` of the models that it is
 //! named after. They all run in linear time here, on `regex-automata`: backtracking engines take
 //! a stack entry per character on them, and give up on long runs of spaces
-//! (`docs/decisions/002-own-pre-tokenizers.md`). The one construct that a finite automaton lacks,
+//! (`docs/decisions/006-own-tokenizers.md`). The one construct that a finite automaton lacks,
 //! `\s+(?!\S)`, is [`Stage::words`]'s rule about white space.
 
 use regex_automata::meta::Regex;
