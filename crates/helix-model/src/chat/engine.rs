@@ -71,12 +71,17 @@ impl Engine {
                 let _ = send.send(result.map_err(|error| failure(&error, steps)));
             })
             .map_err(|_| failed("there is no memory for its stack"))?;
-        receive.recv_timeout(Duration::from_secs(DEADLINE_SECONDS)).unwrap_or_else(|error| {
-            Err(match error {
-                RecvTimeoutError::Timeout => ChatError::Deadline { seconds: DEADLINE_SECONDS },
-                RecvTimeoutError::Disconnected => failed("the template engine broke on it"),
-            })
-        })
+        // Second by second, so that a process which was suspended does not miss the deadline.
+        for _ in 0..DEADLINE_SECONDS {
+            match receive.recv_timeout(Duration::from_secs(1)) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(failed("the template engine broke on it"));
+                }
+            }
+        }
+        Err(ChatError::Deadline { seconds: DEADLINE_SECONDS })
     }
 }
 

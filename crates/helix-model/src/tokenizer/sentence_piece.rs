@@ -3,7 +3,7 @@
 //! Spaces are written `▁`. A character that no token holds becomes byte tokens, or the unknown
 //! token in a vocabulary without them. Source: SentencePiece's `bpe_model.cc`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::TokenizerError;
 use super::merge::{Merged, Merger, Rules, Symbol};
@@ -26,6 +26,9 @@ pub(super) struct SentencePiece {
     tokens: HashMap<Box<str>, Scored>,
     /// Bytes of the longest of them: nothing longer is looked up.
     longest: usize,
+    /// Characters that are neighbours in some token. Between any others nothing ever merges, so
+    /// text is cut there, mostly into words: many short searches instead of one long one.
+    neighbours: HashSet<(char, char)>,
     /// What the bytes of unknown characters become.
     bytes: [Option<u32>; 256],
     unknown: Option<u32>,
@@ -89,7 +92,9 @@ impl SentencePiece {
             return Err(TokenizerError::NoFallback { byte });
         }
         let longest = tokens.keys().map(|text| text.len()).max().unwrap_or(0);
-        Ok(SentencePiece { tokens, longest, bytes, unknown, add_space_prefix })
+        let pairs = |text: &Box<str>| text.chars().zip(text.chars().skip(1)).collect::<Vec<_>>();
+        let neighbours = tokens.keys().flat_map(pairs).collect();
+        Ok(SentencePiece { tokens, longest, neighbours, bytes, unknown, add_space_prefix })
     }
 
     /// Whether text that starts, or that follows a special token, gets a space before it.
@@ -107,15 +112,27 @@ impl SentencePiece {
             escaped.push_str(if index == 0 { "" } else { SPACE });
             escaped.push_str(part);
         }
-        let characters = escaped.char_indices().map(|(start, c)| {
-            let text = &escaped[start..start + c.len_utf8()];
-            (text.len(), self.tokens.get(text).map(|scored| scored.token))
+        let mut merger = Merger::new();
+        let mut start = 0;
+        for ((_, left), (at, right)) in escaped.char_indices().zip(escaped.char_indices().skip(1)) {
+            if !self.neighbours.contains(&(left, right)) {
+                self.encode_piece(&escaped[start..at], &mut merger, out);
+                start = at;
+            }
+        }
+        self.encode_piece(&escaped[start..], &mut merger, out);
+    }
+
+    fn encode_piece(&self, piece: &str, merger: &mut Merger<Score>, out: &mut Vec<u32>) {
+        let characters = piece.char_indices().map(|(start, c)| {
+            let character = &piece[start..start + c.len_utf8()];
+            (character.len(), self.tokens.get(character).map(|scored| scored.token))
         });
-        for symbol in Merger::new().run(self, &escaped, characters) {
+        for symbol in merger.run(self, piece, characters) {
             match symbol.token {
                 Some(token) => out.push(token),
                 None => {
-                    let bytes = &escaped.as_bytes()[symbol.start..symbol.start + symbol.len];
+                    let bytes = &piece.as_bytes()[symbol.start..symbol.start + symbol.len];
                     self.fall_back(bytes, out);
                 }
             }
