@@ -97,8 +97,8 @@ impl Dots for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch_near(self, at: *const u8) {
+    fn prefetch_far(self, at: *const u8) {
         // SAFETY: see the top of the implementation; prefetching does not access memory.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 }

@@ -96,7 +96,7 @@ pub(crate) trait Dots: Lanes {
     /// The lowest byte of each lane's bits.
     fn low_bytes(self, v: Self::F, to: &mut [i8; 16]);
 
-    /// Asks for the cache line at `at`, which may lie anywhere, in the first-level cache.
+    /// Asks for the cache line at `at`, which may lie anywhere, in the second-level cache.
     #[inline(always)]
-    fn prefetch_near(self, _at: *const u8) {}
+    fn prefetch_far(self, _at: *const u8) {}
 }
