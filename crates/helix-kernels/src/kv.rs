@@ -263,10 +263,11 @@ fn append_q8_0(page: &mut [u8], shape: PageShape, slot: usize, k: &[f32], v: &[f
     }
 }
 
-/// The scale that maps the largest magnitude to 127.
+/// The scale that maps the largest magnitude to 127; NaN if a number is, so that it stays visible.
 fn scale_of(x: &[f32]) -> half::f16 {
-    let largest = x.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
-    half::f16::from_f32((largest / 127.0).min(65504.0))
+    let larger = |m: f32, x: &f32| if x.abs() > m || x.is_nan() { x.abs() } else { m };
+    let largest = x.iter().fold(0.0, larger);
+    half::f16::from_f32((largest / 127.0).clamp(0.0, 65504.0))
 }
 
 /// To the nearest multiple of the scale as it was stored.
