@@ -145,22 +145,23 @@ fn awkward() -> Vec<Spec> {
 
 #[test]
 fn every_layout_of_up_to_4_ranks() {
-    for spec in awkward() {
-        let model = model(&spec);
-        let reference = Reference::new(&spec, &model);
+    for (index, spec) in awkward().iter().enumerate() {
+        let model = model(spec);
+        let reference = Reference::new(spec, &model);
         let script = Script::life(&reference, spec.vocab, 3);
-        let all = distinct(&model, 4, &[1, 5]);
-        check(&spec.name, &model, &script, &all, options(), EXACT);
+        // Token by token, or in blocks that pieces of prompts end in.
+        let kv_blocks = [&[1, 16][..], &[5], &[1]][index % 3];
+        check(&spec.name, &model, &script, &distinct(&model, 4, kv_blocks), options(), EXACT);
     }
 }
 
 #[test]
 fn every_layout_of_5_to_8_ranks() {
-    for spec in awkward().into_iter().take(3) {
-        let model = model(&spec);
-        let reference = Reference::new(&spec, &model);
+    for (spec, kv_block) in awkward().iter().zip([1, 16, 3]) {
+        let model = model(spec);
+        let reference = Reference::new(spec, &model);
         let script = Script::life(&reference, spec.vocab, 4);
-        let mut all = distinct(&model, 8, &[1, 16]);
+        let mut all = distinct(&model, 8, &[kv_block]);
         all.retain(|layout| layout.ranks() > 4);
         check(&spec.name, &model, &script, &all, options(), EXACT);
     }
@@ -271,13 +272,13 @@ fn every_type_of_keys_and_values() {
 fn random_lives_on_random_layouts() {
     let specs = awkward();
     let mut random = Random(8);
-    for seed in 0..12 {
+    for seed in 0..8 {
         let spec = &specs[random.below(specs.len())];
         let model = model(spec);
         let reference = Reference::new(spec, &model);
-        let script = Script::random(&reference, spec.vocab, seed, 30);
+        let script = Script::random(&reference, spec.vocab, seed, 25);
         let mut all = distinct(&model, 6, &[1, 2, 7, 16, 32]);
-        let drawn: Vec<_> = (0..4).map(|_| all.swap_remove(random.below(all.len()))).collect();
+        let drawn: Vec<_> = (0..3).map(|_| all.swap_remove(random.below(all.len()))).collect();
         let name = format!("{}, seed {seed}", spec.name);
         let options = EngineOptions { threads_per_rank: 1 + random.below(3), ..options() };
         check(&name, &model, &script, &drawn, options, EXACT);
@@ -287,7 +288,7 @@ fn random_lives_on_random_layouts() {
 /// Attention folds chunks of 256 local tokens, and those in waves of 64 when few rows ask.
 #[test]
 fn chunks_and_waves_of_a_long_context() {
-    const CONTEXT: usize = 16_700;
+    const CONTEXT: usize = 17_000;
     const PIECE: usize = 1000;
     let spec = Spec {
         name: "long".to_owned(),
