@@ -46,6 +46,9 @@ impl Engine {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", clock::strftime_now);
         environment.add_filter("tojson", json::tojson);
+        // In Python, nothing is not an empty list.
+        environment
+            .add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         environment.add_template_owned(NAME, source.clone()).map_err(wrong)?;
         Ok(Engine { source, environment })
     }

@@ -152,6 +152,7 @@ fn the_language_is_transformers() {
         ("{{ messages[0].missing is defined }}{{ messages[0].get('role') }}", "Falseuser"),
         ("{% generation %}x{% endgeneration %}{%- generation -%} y {%- endgeneration -%}", "xy"),
         ("{{ tools is none }}{{ documents is none }}", "TrueTrue"),
+        ("{{ tools is iterable }}{{ 'ab' is iterable }}{{ [] is iterable }}", "FalseTrueTrue"),
         ("{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m(1) }}{{ [1, 2] | join(',') }}", "<1>1,2"),
         ("{{ '%s-%d' % ('a', 3) if false else 'q' }}", "q"),
     ];

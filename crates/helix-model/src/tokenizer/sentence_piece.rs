@@ -92,8 +92,10 @@ impl SentencePiece {
             return Err(TokenizerError::NoFallback { byte });
         }
         let longest = tokens.keys().map(|text| text.len()).max().unwrap_or(0);
-        let pairs = |text: &Box<str>| text.chars().zip(text.chars().skip(1)).collect::<Vec<_>>();
-        let neighbours = tokens.keys().flat_map(pairs).collect();
+        let mut neighbours = HashSet::new();
+        for text in tokens.keys() {
+            neighbours.extend(text.chars().zip(text.chars().skip(1)));
+        }
         Ok(SentencePiece { tokens, longest, neighbours, bytes, unknown, add_space_prefix })
     }
 

@@ -111,16 +111,6 @@ class Vocabulary:
         assert 0 <= count <= room, (text, count)
         return list(ids[:count])
 
-    def text(self, ids):
-        """The bytes that these tokens stand for, control tokens by name."""
-        out = b""
-        buffer = ctypes.create_string_buffer(1 << 12)
-        for token in ids:
-            count = llama_cpp.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, True)
-            assert count >= 0
-            out += buffer.raw[:count]
-        return out
-
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
