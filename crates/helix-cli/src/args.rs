@@ -40,6 +40,7 @@ Exit status: 0 done; 1 it failed while running; 2 the request was wrong (flags, 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Generate text: continue a prompt, or chat.
+    #[command(long_about = RUN_ABOUT)]
     Run(RunArgs),
     /// Write the logits of every position of a sequence of tokens to a file.
     Logits(LogitsArgs),
@@ -52,6 +53,18 @@ pub enum Command {
     /// Compare every legal layout of up to N ranks with one rank: logits and greedy tokens.
     Verify(VerifyArgs),
 }
+
+const RUN_ABOUT: &str = "\
+Generate text: continue a prompt, or chat.
+
+A prompt given by -p, -f or standard input is continued as it stands; with --chat it becomes a \
+user's message in the model's own chat template, and the answer is printed. -i chats in the \
+terminal (or with lines from standard input), with the template and the history kept in the KV \
+cache.
+
+The text goes to standard output as it is made; a summary of speed and of what each rank held and \
+read follows on standard error. Ctrl-C stops generating; a second one ends the program (status \
+130).";
 
 /// Threads, precision and KV type: what an engine is sized by.
 #[derive(Args, Clone, Debug)]
@@ -100,21 +113,11 @@ pub struct OutputArgs {
 
 /// `helix run`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Generate text: continue a prompt, or chat.\n\n\
-    A prompt given by -p, -f or standard input is continued as it stands; with --chat it becomes \
-    a user's message in the model's own chat template, and the answer is printed. -i chats in the \
-    terminal (or with lines from standard input), with the template and the history kept in the \
-    KV cache.\n\n\
-    The text goes to standard output as it is made; a summary of speed and of what each rank held \
-    and read follows on standard error. Ctrl-C stops generating; a second one ends the program \
-    (status 130).",
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
     helix run model.gguf -p 'The three laws of robotics:' -n 200\n  \
     helix run model.gguf --chat -p 'Write a haiku about rain' --temp 0.8 --seed 7\n  \
     helix run model.gguf -f book.txt -c 32768 --ranks 2 --kv-type q8_0\n  \
-    git log -5 | helix run model.gguf --json | jq .text"
-)]
+    git log -5 | helix run model.gguf --json | jq .text")]
 pub struct RunArgs {
     /// A .gguf file, or the name of a fetched model
     pub model: PathBuf,

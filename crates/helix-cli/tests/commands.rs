@@ -270,4 +270,24 @@ fn help_shows_commands_flags_and_examples() {
         let text = stdout(&output);
         assert!(text.contains("Example") && text.contains("MODEL"), "{text}");
     }
+    let text = stdout(&run("run --help"));
+    assert!(text.contains("chat template") && text.contains("Ctrl-C"), "{text}");
+}
+
+#[test]
+fn names_of_fetched_models_are_found_in_the_cache() {
+    let cache = tempfile::tempdir().unwrap();
+    let models = cache.path().join("helix").join("models");
+    std::fs::create_dir_all(&models).unwrap();
+    std::fs::copy(model(), models.join("Tiny-1.gguf")).unwrap();
+    let inspect = |name: &str| {
+        let mut command = common::helix(["inspect", name, "--json"]);
+        command.env("XDG_CACHE_HOME", cache.path()).output().unwrap()
+    };
+    for name in ["Tiny-1", "tiny-1", "Tiny-1.gguf"] {
+        assert_eq!(inspect(name).status.code(), Some(0), "{name}");
+    }
+    let other = inspect("tiny-2");
+    assert_eq!(other.status.code(), Some(2));
+    assert!(stderr(&other).contains("models cached there: Tiny-1"), "{}", stderr(&other));
 }

@@ -57,6 +57,7 @@ fn layouts() {
         ("inspect MODEL --kvp 99999999999", &["1024"]),
         ("inspect MODEL --ranks 4 --kvp 3", &["--kvp 3 does not divide --ranks 4"]),
         ("inspect MODEL --ranks 4 --kvp 0", &["--kvp 0 does not divide --ranks 4"]),
+        ("inspect MODEL --ranks 4 --tpf 2", &["tpf=2", "nearest legal"]),
         ("inspect MODEL --ranks 6 --kvp 2 --tpa 2", &["--ranks 6", "4 ranks"]),
         ("inspect MODEL --ranks 5 --kvp 2 --tpa 2 --qkv gather", &["--ranks 5", "4 ranks"]),
         ("inspect MODEL --strategy dp", &["\"dp\"", "helix, tp or medha"]),

@@ -53,30 +53,28 @@ impl LayoutArgs {
         console: &Console,
     ) -> Outcome<Layout> {
         let cost = read_cost(model, kv_type, context)?;
-        let named = self.kvp.or(self.tpa).or(self.tpf).or(self.ep).is_some();
-        if let (Some(ranks), false) = (self.ranks, named) {
+        if let (Some(ranks), None, None) = (self.ranks, self.kvp, self.tpa) {
             let &Self { strategy, kv_block, qkv, .. } = self;
             let preference = Preference { ranks, strategy, kv_block, qkv };
             let choice = choose(&model.shape(), &preference, &cost)?;
             if ranks > 1 {
                 console.note(&format!("layout: {}", choice.reason));
             }
-            return Ok(choice.layout);
+            let spec = self.with_ffn(choice.layout.spec());
+            return Ok(Layout::new(&model.shape(), spec)?);
         }
         let spec = self.spec()?;
         let layout = Layout::new(&model.shape(), spec)?;
-        if let (None, Some(ranks)) = (self.qkv, self.ranks)
-            && ranks != layout.ranks()
-        {
-            return Err(self.not_the_ranks(ranks, &layout));
+        if let Some(ranks) = self.ranks.filter(|&ranks| ranks != layout.ranks()) {
+            let found = layout.ranks();
+            return Err(Failure::request(format!(
+                "--ranks {ranks} and the degrees disagree: {layout} has {found} ranks; leave \
+                 --ranks out, or the degrees to have them chosen"
+            )));
         }
-        let layout = match self.qkv {
-            None if spec.degrees.kvp > 1 => cheaper_qkv(model, spec, &cost)?,
-            _ => layout,
-        };
-        match self.ranks.filter(|&ranks| ranks != layout.ranks()) {
-            Some(ranks) => Err(self.not_the_ranks(ranks, &layout)),
-            None => Ok(layout),
+        match self.qkv {
+            None if spec.degrees.kvp > 1 => cheaper_qkv(model, spec, &cost),
+            _ => Ok(layout),
         }
     }
 
@@ -88,11 +86,16 @@ impl LayoutArgs {
             (_, kvp, tpa) => (kvp.unwrap_or(1), tpa.unwrap_or(1)),
         };
         let mut spec = LayoutSpec::new(self.strategy, kvp, tpa);
-        spec.degrees.tpf = self.tpf.unwrap_or(spec.degrees.tpf);
-        spec.degrees.ep = self.ep.unwrap_or(1);
         spec.kv_block = self.kv_block;
         spec.qkv = self.qkv.unwrap_or(QkvMode::Replicate);
-        Ok(spec)
+        Ok(self.with_ffn(spec))
+    }
+
+    /// `spec` with the degrees of the FFN that were asked for.
+    fn with_ffn(&self, mut spec: LayoutSpec) -> LayoutSpec {
+        spec.degrees.tpf = self.tpf.unwrap_or(spec.degrees.tpf);
+        spec.degrees.ep = self.ep.unwrap_or(spec.degrees.ep);
+        spec
     }
 
     /// The other degree of attention, when `ranks` and one of them are given.
@@ -104,14 +107,6 @@ impl LayoutArgs {
                  choose --{name} among the divisors of {ranks}"
             ))),
         }
-    }
-
-    fn not_the_ranks(&self, ranks: usize, layout: &Layout) -> Failure {
-        let found = layout.ranks();
-        Failure::request(format!(
-            "--ranks {ranks} and the degrees disagree: {layout} has {found} ranks; leave --ranks \
-             out, or the degrees to have them chosen"
-        ))
     }
 }
 

@@ -159,7 +159,7 @@ impl Bench {
 
     fn measure(&mut self, test: Test, bar: &Bar) -> Outcome<Run> {
         bar.message(test.name());
-        self.fill(test)?;
+        self.fill(test);
         self.once(test)?;
         bar.add(1);
         let (mut speeds, mut reads, mut sums) = (Vec::new(), Vec::new(), Sums::default());
@@ -180,7 +180,7 @@ impl Bench {
     }
 
     /// Every sequence of the test at its depth; the others are gone.
-    fn fill(&mut self, test: Test) -> Outcome {
+    fn fill(&mut self, test: Test) {
         for slot in 0..self.engine.options().max_sequences {
             match slot < test.batch {
                 true if self.engine.len(slot) < test.depth => {
@@ -190,7 +190,6 @@ impl Bench {
                 false => self.engine.release(slot),
             }
         }
-        Ok(())
     }
 
     fn truncate(&mut self, test: Test) {
