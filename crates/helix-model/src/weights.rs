@@ -100,15 +100,17 @@ impl RankWeights {
             let head = thread::Builder::new().spawn_scoped(scope, head).map_err(refused)?;
             loaded.into_iter().for_each(progress); // until the last loader is dropped
 
-            let mut layers = Vec::with_capacity(model.config.layers);
-            for worker in workers {
-                layers.extend(join(worker)?);
-            }
+            // All of them, before the first error returns: a scope waits for its closures alone, and
+            // a caller may take the process down while a thread's own memory is still alive.
+            let layers: Vec<_> = workers.into_iter().map(join).collect();
+            let head = join(head);
+            let layers = layers.into_iter().collect::<Result<Vec<_>, _>>()?;
+            let mut layers: Vec<_> = layers.into_iter().flatten().collect();
             layers.sort_by_key(|(index, _)| *index);
             Ok(RankWeights {
                 layers: layers.into_iter().map(|(_, layer)| layer).collect(),
                 final_norm: model.tensor(FINAL_NORM)?.vector(model.config.hidden)?,
-                head: join(head)?,
+                head: head?,
             })
         })
     }
