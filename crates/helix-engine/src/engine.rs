@@ -44,6 +44,10 @@ impl Engine {
         progress: &dyn Fn(u64),
     ) -> Result<Engine, EngineError> {
         validate(&options)?;
+        let (strategy, dp) = (layout.strategy(), layout.degrees().dp);
+        if dp != 1 {
+            return Err(EngineError::Groups { strategy, dp });
+        }
         check_memory(&model, &layout, &options)?;
         check_embedding(&model)?;
         let n = layout.ranks();
