@@ -139,6 +139,34 @@ impl Lanes for Avx512 {
         }
     }
 
+    /// Halves of all vectors are added at once, two vectors in one at each step: the same pairs
+    /// that [`Lanes::sum`] adds.
+    #[inline(always)]
+    fn sums(self, x: &[__m512; LANES], _: usize) -> __m512 {
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let eight = |a, b| {
+                let low = _mm512_shuffle_f32x4::<0x44>(a, b);
+                _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xee>(a, b))
+            };
+            let four = |a, b| {
+                let low = _mm512_shuffle_f32x4::<0x88>(a, b);
+                _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xdd>(a, b))
+            };
+            let two = |a, b| {
+                let low = _mm512_shuffle_ps::<0x44>(a, b);
+                _mm512_add_ps(low, _mm512_shuffle_ps::<0xee>(a, b))
+            };
+            let one = |a, b| {
+                let even = _mm512_shuffle_ps::<0x88>(a, b);
+                _mm512_add_ps(even, _mm512_shuffle_ps::<0xdd>(a, b))
+            };
+            // Four lanes of each of x[i], x[i + 4], x[i + 8], x[i + 12].
+            let fours = |i: usize| four(eight(x[i], x[i + 4]), eight(x[i + 8], x[i + 12]));
+            one(two(fours(0), fours(1)), two(fours(2), fours(3)))
+        }
+    }
+
     #[inline(always)]
     fn largest(self, x: __m512) -> f32 {
         // SAFETY: see the top of the implementation.
