@@ -38,10 +38,12 @@ type Line = [[f32; LANES]; LINE_VECTORS];
 
 /// The same dimensions of a chunk's tokens. A page of memory holds 16 of its tokens: from rows of
 /// all dimensions, the products with values would need a new translation for every other token.
-type Panel = [Line; CHUNK_TOKENS];
+type Panel = [Line; CHUNK_TOKENS + 2];
 
 /// The same dimensions of a tile's queries.
-type Queries = [Line; TILE_ROWS];
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Queries([Line; TILE_ROWS]);
 
 const MAX_PANELS: usize = MAX_HEAD_DIM / (LANES * LINE_VECTORS);
 
@@ -59,7 +61,7 @@ impl Scratch {
         let bytes = MAX_PANELS * size_of::<Panel>();
         Scratch {
             chunk: Buffer::zeroed(bytes).unwrap_or_else(|e| panic!("scratch of a thread: {e}")),
-            queries: Box::new([[[[0.0; LANES]; LINE_VECTORS]; TILE_ROWS]; MAX_PANELS]),
+            queries: Box::new([Queries([[[0.0; LANES]; LINE_VECTORS]; TILE_ROWS]); MAX_PANELS]),
             scores: Box::new([const { Row([0.0; CHUNK_TOKENS]) }; TILE_ROWS]),
         }
     }
@@ -171,7 +173,7 @@ fn count_panels(shape: PageShape) -> usize {
 /// Puts a query among its tile's; zeros where its last panel has no dimensions.
 fn spread(queries: &mut [Queries], row: usize, q: &[f32]) {
     for (part, panel) in q.chunks(LANES * LINE_VECTORS).zip(queries) {
-        let line = panel[row].as_flattened_mut();
+        let line = panel.0[row].as_flattened_mut();
         line[..part.len()].copy_from_slice(part);
         line[part.len()..].fill(0.0);
     }
@@ -348,7 +350,7 @@ impl<const R: usize, const T: usize> Kernel for Score<'_, '_, R, T> {
                         k[t] = s.load(&keys[t][i]);
                     }
                     for r in 0..R {
-                        let q = s.load(&queries[r][i]);
+                        let q = s.load(&queries.0[r][i]);
                         for t in 0..T {
                             sums[r][t] = s.fma(q, k[t], sums[r][t]);
                         }
