@@ -11,13 +11,15 @@
 //! values    lanes are dimensions: rows x vectors accumulators, a probability for all lanes
 //! ```
 //!
-//! so one orientation of the scratch serves both. With 8 rows by 2 vectors an AVX-512 core loads 10
-//! vectors for 16 multiply-adds, 2 of them from the second-level cache. The next page is asked for
-//! while that goes on.
+//! so one orientation of the scratch serves both: the tree that adds up 16 accumulators costs less
+//! than turning the chunk unless rows are very many. With 8 rows by 2 vectors an AVX-512 core loads
+//! 10 vectors for 16 multiply-adds, 2 of them from the second-level cache. The first tile of rows
+//! converts as it goes, and all of them ask for the next page, little by little.
 
 // Register tiles are arrays: an index names the same row or token in several of them.
 #![allow(clippy::needless_range_loop)]
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::element::{BF16, Element, F16, F32, Q8_0};
@@ -36,7 +38,8 @@ const LINE_VECTORS: usize = 4;
 /// A few dimensions of one token, or of one query.
 type Line = [[f32; LANES]; LINE_VECTORS];
 
-/// The same dimensions of a chunk's tokens. A page of memory holds 16 of its tokens: from rows of
+/// The same dimensions of a chunk's tokens, and a gap, so that one token's lines are not all in the
+/// same sets of the first-level cache. A page of memory holds 16 of its tokens: from rows of
 /// all dimensions, the products with values would need a new translation for every other token.
 type Panel = [Line; CHUNK_TOKENS + 2];
 
@@ -75,14 +78,6 @@ impl Clone for Scratch {
 }
 
 /// The panels of a chunk's scratch.
-fn panels(chunk: &[u8]) -> &[Panel] {
-    lines(bytemuck::cast_slice(chunk)).as_chunks().0
-}
-
-fn lines(x: &[f32]) -> &[Line] {
-    x.as_chunks().0.as_chunks().0
-}
-
 fn panels_mut(chunk: &mut [u8]) -> &mut [Panel] {
     let floats: &mut [f32] = bytemuck::cast_slice_mut(chunk);
     floats.as_chunks_mut().0.as_chunks_mut().0.as_chunks_mut().0
@@ -103,21 +98,10 @@ impl Kernel for Attend<'_> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
-        let shape = self.kv.shape;
         let page = self.range.start / PAGE_TOKENS;
-        let tokens = self.hull();
-        if !tokens.is_empty() {
-            let chunk = panels_mut(&mut self.scratch.chunk);
-            let page = self.kv.page(page);
-            match shape.kv_type() {
-                KvType::F32 => convert::<S, F32>(s, chunk, shape, page, tokens),
-                KvType::F16 => convert::<S, F16>(s, chunk, shape, page, tokens),
-                KvType::BF16 => convert::<S, BF16>(s, chunk, shape, page, tokens),
-                KvType::Q8_0 => convert::<S, Q8_0>(s, chunk, shape, page, tokens),
-            }
-        }
         let next = self.kv.table.get(page + 1).map_or(&[][..], |_| self.kv.page(page + 1));
-        self.tiles(s, next);
+        let page = Page { shape: self.kv.shape, bytes: self.kv.page(page), left: self.hull() };
+        self.tiles(s, page, next);
     }
 }
 
@@ -131,7 +115,7 @@ impl Attend<'_> {
 
     /// Cuts the rows in tiles that fit the registers: as even a cut as the tiles allow.
     #[inline(always)]
-    fn tiles<S: Lanes>(self, s: S, next: &[u8]) {
+    fn tiles<'p, S: Lanes>(self, s: S, mut page: Page<'p>, next: &'p [u8]) {
         let shape = self.kv.shape;
         let len = state_len(shape.value_dim());
         let most = match S::ROWS {
@@ -141,7 +125,7 @@ impl Attend<'_> {
         };
         let tiles = self.sees.len().div_ceil(most);
         let size = self.sees.len().div_ceil(tiles.max(1)).max(1);
-        let mut ahead = Ahead::new(next, tiles);
+        let mut ahead = Ahead::new(next, tiles, shape);
         let rows = self.sees.chunks(size).zip(self.q.chunks(size * shape.head_dim()));
         for ((sees, q), states) in rows.zip(self.state.chunks_mut(size * len)) {
             let mut seen = [Span::NONE; TILE_ROWS];
@@ -152,8 +136,8 @@ impl Attend<'_> {
                 spread(&mut self.scratch.queries[..], row, q);
             }
             let tile = Tile {
-                shape,
-                chunk: &panels(&self.scratch.chunk)[..count_panels(shape)],
+                page: &mut page,
+                chunk: &mut panels_mut(&mut self.scratch.chunk)[..count_panels(shape)],
                 seen: &seen[..sees.len()],
                 queries: &self.scratch.queries[..count_panels(shape)],
                 scores: &mut self.scratch.scores,
@@ -179,50 +163,88 @@ fn spread(queries: &mut [Queries], row: usize, q: &[f32]) {
     }
 }
 
-/// Writes a page's `tokens` as `f32`, panel by panel; zeros where the last has no dimensions.
-#[inline(always)]
-fn convert<S: Lanes, E: Element>(
-    s: S,
-    chunk: &mut [Panel],
+/// A chunk's page, whose tokens are converted as the first tile of rows comes to them: between its
+/// multiply-adds the scratch's way to the second-level cache costs little.
+struct Page<'a> {
     shape: PageShape,
-    page: &[u8],
-    tokens: Range<usize>,
-) {
-    let vectors = shape.padded_dims() / LANES;
-    let rows = E::rows(&page[shape.values()..]);
-    let mut scales = [[0.0; LANES]; MAX_HEAD_DIM / SCALE_DIMS];
-    for token in tokens.clone() {
-        if E::SCALED && (token == tokens.start || token.is_multiple_of(LANES)) {
-            for (group, scales) in scales[..shape.groups()].iter_mut().enumerate() {
-                let at = shape.value_scales() + 2 * (group * PAGE_TOKENS + token / LANES * LANES);
-                s.store(s.load_f16(page[at..].first_chunk().expect("a page")), scales);
-            }
+    bytes: &'a [u8],
+    /// Tokens that some row sees and that are not converted yet.
+    left: Range<usize>,
+}
+
+impl Page<'_> {
+    /// Converts what is left of the tokens below `end`.
+    #[inline(always)]
+    fn convert<S: Lanes>(&mut self, s: S, chunk: &mut [Panel], end: usize) {
+        let tokens = self.left.start..end.min(self.left.end);
+        if tokens.is_empty() {
+            return;
         }
-        let row = &rows[token * vectors..][..vectors];
-        for (index, (row, panel)) in row.chunks(LINE_VECTORS).zip(&mut *chunk).enumerate() {
-            for (i, to) in panel[token].iter_mut().enumerate() {
-                let mut x = row.get(i).map_or(s.splat(0.0), |row| E::load(s, row));
-                if E::SCALED {
-                    let group = (index * LINE_VECTORS + i) * LANES / SCALE_DIMS;
-                    x = s.mul(x, s.splat(scales[group][token % LANES]));
+        self.left.start = tokens.end;
+        let (shape, page) = (self.shape, self.bytes);
+        match shape.kv_type() {
+            KvType::F32 => s.run(Convert::<F32> { chunk, shape, page, tokens, of: PhantomData }),
+            KvType::F16 => s.run(Convert::<F16> { chunk, shape, page, tokens, of: PhantomData }),
+            KvType::BF16 => s.run(Convert::<BF16> { chunk, shape, page, tokens, of: PhantomData }),
+            KvType::Q8_0 => s.run(Convert::<Q8_0> { chunk, shape, page, tokens, of: PhantomData }),
+        }
+    }
+}
+
+/// Writes a page's tokens as `f32`, panel by panel; zeros where the last has no dimensions.
+struct Convert<'a, E> {
+    chunk: &'a mut [Panel],
+    shape: PageShape,
+    page: &'a [u8],
+    tokens: Range<usize>,
+    of: PhantomData<E>,
+}
+
+impl<E: Element> Kernel for Convert<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let Convert { chunk, shape, page, tokens, .. } = self;
+        let vectors = shape.padded_dims() / LANES;
+        let rows = E::rows(&page[shape.values()..]);
+        let mut scales = [[0.0; LANES]; MAX_HEAD_DIM / SCALE_DIMS];
+        for token in tokens.clone() {
+            if E::SCALED && (token == tokens.start || token.is_multiple_of(LANES)) {
+                for (group, scales) in scales[..shape.groups()].iter_mut().enumerate() {
+                    let at =
+                        shape.value_scales() + 2 * (group * PAGE_TOKENS + token / LANES * LANES);
+                    s.store(s.load_f16(page[at..].first_chunk().expect("a page")), scales);
                 }
-                s.store(x, to);
+            }
+            let row = &rows[token * vectors..][..vectors];
+            for (index, (row, panel)) in row.chunks(LINE_VECTORS).zip(&mut *chunk).enumerate() {
+                for (i, to) in panel[token].iter_mut().enumerate() {
+                    let mut x = row.get(i).map_or(s.splat(0.0), |row| E::load(s, row));
+                    if E::SCALED {
+                        let group = (index * LINE_VECTORS + i) * LANES / SCALE_DIMS;
+                        x = s.mul(x, s.splat(scales[group][token % LANES]));
+                    }
+                    s.store(x, to);
+                }
             }
         }
     }
 }
 
-/// What is asked for while this chunk is worked on: the next page, a share for each tile of rows.
+/// What is asked for while this chunk is worked on: the next page, little by little.
 struct Ahead<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Bytes at a time: a tile of rows asks [`CHUNK_TOKENS`] / 2 times.
+    /// Bytes at a time.
     step: usize,
 }
 
 impl Ahead<'_> {
-    fn new(bytes: &[u8], tiles: usize) -> Ahead<'_> {
-        let times = tiles.max(1) * CHUNK_TOKENS / 2;
+    /// A tile of rows asks for two tokens of scores, and for [`LANES`] tokens of a few vectors.
+    fn new(bytes: &[u8], tiles: usize, shape: PageShape) -> Ahead<'_> {
+        let lines = shape.value_dim().div_ceil(LANES * LINE_VECTORS);
+        let times = tiles.max(1) * (CHUNK_TOKENS / 2 + lines * CHUNK_TOKENS / LANES);
         Ahead { bytes, at: 0, step: bytes.len().div_ceil(times).next_multiple_of(64) }
     }
 
@@ -238,8 +260,8 @@ impl Ahead<'_> {
 
 /// Some query rows against one chunk.
 struct Tile<'a, 'page> {
-    shape: PageShape,
-    chunk: &'a [Panel],
+    page: &'a mut Page<'page>,
+    chunk: &'a mut [Panel],
     /// The chunk's tokens that each row sees.
     seen: &'a [Span],
     queries: &'a [Queries],
@@ -273,17 +295,20 @@ impl Tile<'_, '_> {
 
     #[inline(always)]
     fn attend<S: Lanes, const R: usize, const N: usize>(self, s: S) {
-        let Tile { shape, chunk, seen, queries, scores, states, ahead } = self;
+        let Tile { page, chunk, seen, queries, scores, states, ahead } = self;
+        let shape = page.shape;
         let seen: &[Span; R] = seen.try_into().expect("a tile of R rows");
         let len = state_len(shape.value_dim());
         let (hull, common) = (Span::hull(seen), Span::common(seen));
-        s.run(Score::<R, N> { chunk, queries, scores, tokens: hull.range(), ahead });
+        let tokens = hull.range();
+        s.run(Score::<R, N> { page, chunk, queries, scores, tokens, ahead: &mut *ahead });
+        page.convert(s, chunk, CHUNK_TOKENS);
         normalise(s, seen, scores, states, len);
         let vectors = shape.value_dim().div_ceil(LANES);
         let mut weigh = |rows: Range<usize>, tokens: Range<usize>| {
             let scores = &scores[rows.clone()];
             let states = &mut states[rows.start * len..rows.end * len];
-            let weigh = Values { chunk, scores, states, vectors, tokens };
+            let weigh = Values { chunk, scores, states, vectors, tokens, ahead: &mut *ahead };
             match rows.len() {
                 1 => s.run(Weigh::<1, 4>(weigh)),
                 _ => s.run(Weigh::<R, N>(weigh)),
@@ -323,7 +348,8 @@ fn normalise<S: Lanes, const R: usize>(
 
 /// Scores of `R` rows against `tokens`, `T` at a time in registers, and a few beside them.
 struct Score<'a, 'page, const R: usize, const T: usize> {
-    chunk: &'a [Panel],
+    page: &'a mut Page<'page>,
+    chunk: &'a mut [Panel],
     queries: &'a [Queries],
     scores: &'a mut [Row; TILE_ROWS],
     tokens: Range<usize>,
@@ -341,6 +367,7 @@ impl<const R: usize, const T: usize> Kernel for Score<'_, '_, R, T> {
             for _ in 0..T.div_ceil(2) {
                 self.ahead.ask(s);
             }
+            self.page.convert(s, self.chunk, token + T);
             let mut sums = [[s.splat(0.0); T]; R];
             for (panel, queries) in self.chunk.iter().zip(self.queries) {
                 let keys: &[Line; T] = panel[token..].first_chunk().expect("a tile of tokens");
@@ -370,19 +397,20 @@ impl<const R: usize, const T: usize> Kernel for Score<'_, '_, R, T> {
 }
 
 /// What [`Weigh`] takes.
-struct Values<'a> {
+struct Values<'a, 'page> {
     chunk: &'a [Panel],
     scores: &'a [Row],
     states: &'a mut [f32],
     /// Of a value.
     vectors: usize,
     tokens: Range<usize>,
+    ahead: &'a mut Ahead<'page>,
 }
 
 /// Adds probability times value to the outputs of `R` rows, `16·N` at a time in registers.
-struct Weigh<'a, const R: usize, const N: usize>(Values<'a>);
+struct Weigh<'a, 'page, const R: usize, const N: usize>(Values<'a, 'page>);
 
-impl<const R: usize, const N: usize> Kernel for Weigh<'_, R, N> {
+impl<const R: usize, const N: usize> Kernel for Weigh<'_, '_, R, N> {
     type Output = ();
 
     #[inline(always)]
@@ -402,7 +430,7 @@ impl<const R: usize, const N: usize> Kernel for Weigh<'_, R, N> {
     }
 }
 
-impl Values<'_> {
+impl Values<'_, '_> {
     #[inline(always)]
     fn weigh<S: Lanes, const R: usize, const N: usize>(&mut self, s: S, vector: usize) {
         let len = self.states.len() / R;
@@ -415,16 +443,19 @@ impl Values<'_> {
                 sums[r][n] = s.load(&o[vector + n]);
             }
         }
-        for token in self.tokens.clone() {
-            let value: &[_; N] = panel[token][offset..].first_chunk().expect("N divides a line");
-            let mut v = [s.splat(0.0); N];
-            for n in 0..N {
-                v[n] = s.load(&value[n]);
-            }
-            for r in 0..R {
-                let p = s.splat(p[r].0[token]);
+        for first in self.tokens.clone().step_by(LANES) {
+            self.ahead.ask(s);
+            for token in first..self.tokens.end.min(first + LANES) {
+                let value: &[_; N] = panel[token][offset..].first_chunk().expect("N divides");
+                let mut v = [s.splat(0.0); N];
                 for n in 0..N {
-                    sums[r][n] = s.fma(p, v[n], sums[r][n]);
+                    v[n] = s.load(&value[n]);
+                }
+                for r in 0..R {
+                    let p = s.splat(p[r].0[token]);
+                    for n in 0..N {
+                        sums[r][n] = s.fma(p, v[n], sums[r][n]);
+                    }
                 }
             }
         }
