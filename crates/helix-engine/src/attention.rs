@@ -8,7 +8,7 @@ use crate::pieces;
 use helix_comm::{Comm, CommError, Counts};
 use helix_kernels::Lse;
 use helix_kernels::attention::{
-    CHUNK_TOKENS, attend, clear, finish, fold, merge_strided, state_len,
+    CHUNK_TOKENS, Sees, attend, clear, finish, fold, merge_strided, state_len,
 };
 use helix_kernels::columns::{SharedParts, SharedRows};
 use helix_layout::{Layout, Rank};
@@ -148,11 +148,11 @@ fn item_by_item(
             lane.load(item, batch, heads, qkv);
             acc.chunks_exact_mut(state).for_each(clear);
             let view = kv.view(layer, item.head, item.slot);
-            let Lane { attention, states, queries, limits, .. } = &mut *lane;
+            let Lane { attention, states, queries, sees, .. } = &mut *lane;
             let part = &mut states[..acc.len()];
             for start in (0..item.visible).step_by(CHUNK_TOKENS) {
                 let range = start..item.visible.min(start + CHUNK_TOKENS);
-                attend(part, queries, limits, &view, range, attention);
+                attend(part, queries, sees, &view, range, attention);
                 fold_rows(acc, part, state);
             }
         }
@@ -201,8 +201,8 @@ fn chunk_by_chunk(
                         let start = (first + at - own.start) * CHUNK_TOKENS;
                         let range = start..item.visible.min(start + CHUNK_TOKENS);
                         let part = &mut parts[(at - run.start) * slot..][..sizes(index)];
-                        let Lane { attention, queries, limits, .. } = &mut *lane;
-                        attend(part, queries, limits, &view, range, attention);
+                        let Lane { attention, queries, sees, .. } = &mut *lane;
+                        attend(part, queries, sees, &view, range, attention);
                     }
                 }
             }
@@ -234,11 +234,11 @@ impl Lane {
         let scale = 1.0 / (heads.dim as f32).sqrt();
         let group = &heads.groups[item.head];
         self.queries.clear();
-        self.limits.clear();
+        self.sees.clear();
         for row in item.tokens.clone() {
             let q = &qkv.values[row * qkv.len..][group.start * heads.dim..group.end * heads.dim];
             self.queries.extend(q.iter().map(|q| q * scale));
-            self.limits.extend(group.clone().map(|_| batch.tokens[row].visible));
+            self.sees.extend(group.clone().map(|_| Sees::below(batch.tokens[row].visible)));
         }
     }
 }
@@ -324,6 +324,6 @@ pub(crate) fn merge_row(
             (0..heads.kept.len())
                 .map(|shard| Lse::from_ln(buffers.recv[first + shard * stride + heads.dim])),
         );
-        merge_strided(out, &buffers.recv[first..], stride, lse);
+        merge_strided(out, &buffers.recv[first..], stride, lse, None);
     }
 }
