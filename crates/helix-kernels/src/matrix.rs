@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::activations::Activations;
+use crate::activations::ActivationRows;
 use crate::arch::matmul::panel::ROWS;
 use crate::arch::matmul::{Operand, multiply};
 use crate::arch::memory::{self, Buffer, OutOfMemory};
@@ -138,7 +138,8 @@ impl std::fmt::Debug for Matrix {
 
 /// Some outputs of a linear layer: `out[t][c] = Σ_k w[c − w_row0][k]·x[t][k]`.
 ///
-/// Shapes: `out` columns `c0..c1` of `[tokens, _]`, `w [rows, cols]`, `x [tokens, cols]`;
+/// Shapes: `out` columns `c0..c1` of `[tokens, _]`, `w [rows, cols]`, `x [tokens, cols]`, which are
+/// all rows of [`Activations`](crate::Activations) or a [run](crate::Activations::rows) of them;
 /// `w_row0 ≤ c0`, `c0 − w_row0` is a multiple of 16 and `c1 ≤ w_row0 + rows`. Sums over no columns
 /// are 0. An output's bits depend on its row of `w` and of `x` alone: not on the tile, on other
 /// tokens, or on the instruction set. It adds sub-blocks of 32 columns from left to right in
@@ -148,12 +149,17 @@ impl std::fmt::Debug for Matrix {
 /// # Panics
 /// When shapes differ from the above, or quantised weights packed for `Fast` meet activations
 /// that were not.
-pub fn matmul(out: &mut Columns<'_>, w_row0: usize, w: &Matrix, x: &Activations) {
-    matmul_on(isa::cpu(), out, w_row0, w, x);
+pub fn matmul<'a>(
+    out: &mut Columns<'_>,
+    w_row0: usize,
+    w: &Matrix,
+    x: impl Into<ActivationRows<'a>>,
+) {
+    matmul_on(isa::cpu(), out, w_row0, w, x.into());
 }
 
 /// [`matmul`] on a given instruction set.
-fn matmul_on(isa: Isa, out: &mut Columns<'_>, w_row0: usize, w: &Matrix, x: &Activations) {
+fn matmul_on(isa: Isa, out: &mut Columns<'_>, w_row0: usize, w: &Matrix, x: ActivationRows<'_>) {
     let range = out.range();
     assert!(
         w_row0 <= range.start && range.end - w_row0 <= w.rows,

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 
 use super::panel::{self, Block, Column, GROUP, ROWS};
 use super::{Dots, Job, Visit, dispatch};
-use crate::activations::{Activations, Sub};
+use crate::activations::{ActivationRows, Sub};
 use crate::columns::Columns;
 use crate::formats::{Format, SUB_BLOCK};
 use crate::isa::Isa;
@@ -37,7 +37,7 @@ pub(crate) fn multiply(
     out: &mut Columns<'_>,
     first_row: usize,
     w: Operand<'_>,
-    x: &Activations,
+    x: ActivationRows<'_>,
 ) {
     debug_assert!(first_row.is_multiple_of(ROWS) && w.cols > 0);
     dispatch(isa, Product { out, first_row, w, x });
@@ -47,7 +47,7 @@ struct Product<'a, 'o> {
     out: &'a mut Columns<'o>,
     first_row: usize,
     w: Operand<'a>,
-    x: &'a Activations,
+    x: ActivationRows<'a>,
 }
 
 impl Visit for Product<'_, '_> {
@@ -104,7 +104,7 @@ trait Rule {
     /// Blocks of a row.
     fn blocks(cols: usize) -> usize;
     /// All tokens' inputs.
-    fn inputs(x: &Activations) -> &[Self::Input];
+    fn inputs<'a>(x: ActivationRows<'a>) -> &'a [Self::Input];
     /// A panel's 16 rows times `T` tokens.
     fn sums<L: Dots, const T: usize>(
         l: L,
@@ -124,7 +124,7 @@ impl<B: Block> Rule for Integer<B> {
         cols / (SUB_BLOCK * B::SUBS)
     }
 
-    fn inputs(x: &Activations) -> &[Sub] {
+    fn inputs<'a>(x: ActivationRows<'a>) -> &'a [Sub] {
         x.subs()
     }
 
@@ -234,7 +234,7 @@ impl<B: Block> Rule for Exact<B> {
         cols / (SUB_BLOCK * B::SUBS)
     }
 
-    fn inputs(x: &Activations) -> &[f32] {
+    fn inputs<'a>(x: ActivationRows<'a>) -> &'a [f32] {
         x.values()
     }
 
@@ -297,7 +297,7 @@ impl<C: Column> Rule for Float<C> {
         cols
     }
 
-    fn inputs(x: &Activations) -> &[f32] {
+    fn inputs<'a>(x: ActivationRows<'a>) -> &'a [f32] {
         x.values()
     }
 
