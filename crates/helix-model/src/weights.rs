@@ -10,7 +10,7 @@ use std::thread;
 use helix_kernels::{Matrix, PackError, Precision};
 use helix_layout::{Layout, Rank};
 
-use crate::model::{FINAL_NORM, layer_tensor};
+use crate::arch::tensors::{FINAL_NORM, layer_tensor};
 use crate::tensor::Tensor;
 use crate::{Model, ModelError};
 
@@ -311,14 +311,17 @@ fn pack(
     cols: Range<usize>,
     precision: Precision,
 ) -> Result<Matrix, ModelError> {
-    Matrix::pack(tensor.format, tensor.data, tensor.cols, rows, cols, precision).map_err(|error| {
-        match error {
+    let first = rows.start;
+    let cut = tensor.cut(rows, cols);
+    let turned = first - cut.rows.start;
+    Matrix::pack(cut.format, &cut.data, cut.total_cols, cut.rows, cut.cols, precision).map_err(
+        |error| match error {
             PackError::NotFinite { row, .. } => {
-                ModelError::NotFinite { name: tensor.name.to_owned(), row }
+                ModelError::NotFinite { name: tensor.name.to_owned(), row: row + turned }
             }
             other => panic!("{}: layouts cut where matrices can be cut: {other}", tensor.name),
-        }
-    })
+        },
+    )
 }
 
 #[cfg(test)]
