@@ -47,6 +47,7 @@ impl Directory {
         let config = require(path, CONFIG)?;
         let mut directory =
             Directory { path: path.to_owned(), config, files: Vec::new(), tensors: HashMap::new() };
+        directory.config()?;
         let index: Option<Index> = read_json(path, INDEX)?;
         match index {
             Some(index) => directory.map_index(&index)?,
@@ -85,11 +86,7 @@ impl Directory {
     }
 
     /// Maps a file and takes those of its tensors that are `wanted`.
-    fn map_file(
-        &mut self,
-        name: &str,
-        wanted: &dyn Fn(&str) -> bool,
-    ) -> Result<usize, ModelError> {
+    fn map_file(&mut self, name: &str, wanted: &dyn Fn(&str) -> bool) -> Result<usize, ModelError> {
         let path = self.path.join(name);
         let bytes =
             Bytes::map(&path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
@@ -201,10 +198,8 @@ impl Directory {
     /// One of the other files, if it is there.
     pub(crate) fn text(&self, name: &str) -> Result<Option<String>, ModelError> {
         let Some(bytes) = read(&self.path, name)? else { return Ok(None) };
-        let text = String::from_utf8(bytes).map_err(|_| ModelError::Utf8 {
-            what: "the text".to_owned(),
-            offset: 0,
-        });
+        let text = String::from_utf8(bytes)
+            .map_err(|_| ModelError::Utf8 { what: "the text".to_owned(), offset: 0 });
         text.map(Some).map_err(|error| error.in_file(&self.path.join(name)))
     }
 
@@ -247,7 +242,8 @@ fn read(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
     let io = |source| ModelError::Io { path: path.clone(), source };
     match fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() && metadata.len() > MAX_JSON_BYTES => {
-            let problem = format!("it has {} bytes; up to {MAX_JSON_BYTES} are read", metadata.len());
+            let problem =
+                format!("it has {} bytes; up to {MAX_JSON_BYTES} are read", metadata.len());
             Err(ModelError::Json { problem }.in_file(&path))
         }
         // Asked before opening: opening a pipe would wait for its writer.

@@ -25,8 +25,8 @@ mod tensor;
 mod tokenizer;
 mod weights;
 
-pub use chat::*;
 pub use arch::Arch;
+pub use chat::*;
 pub use config::{Config, Rope, RopeStyle};
 pub use error::ModelError;
 pub use gguf::{Array, Gguf, Value};

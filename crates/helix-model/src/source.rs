@@ -52,19 +52,21 @@ impl Source {
             Source::HuggingFace(directory) => {
                 for part in 0..slot.parts.unwrap_or(1) {
                     let part = slot.parts.map(|_| part);
-                    let tensor = of_directory(directory, config, name, part)?;
+                    let tensor = of_directory(directory, config, name, part);
+                    let tensor = tensor.map_err(|error| match error {
+                        ModelError::MissingTensor { name, .. } => missing(&name, slot.shape()),
+                        other => other,
+                    })?;
                     let found = [tensor.cols, tensor.rows];
                     let fits = match slot.dims[..] {
                         [cols] => found == [cols, 1],
                         _ => found == slot.dims[..],
                     };
                     if !fits {
-                        let mut expected = slot.dims.clone();
-                        expected.reverse();
                         return Err(ModelError::TensorShape {
                             name: tensor.name.to_owned(),
                             found: format!("[{}, {}]", tensor.rows, tensor.cols),
-                            expected: format!("{expected:?}"),
+                            expected: slot.shape(),
                         });
                     }
                     known(tensor.name);

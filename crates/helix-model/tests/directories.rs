@@ -17,9 +17,8 @@ fn fixtures() -> PathBuf {
 fn names() -> Vec<String> {
     let entries = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path());
     let directories = entries.filter(|path| path.is_dir());
-    let mut names: Vec<String> = directories
-        .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
-        .collect();
+    let mut names: Vec<String> =
+        directories.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
     names.sort();
     assert!(names.len() >= 12, "{names:?}");
     names

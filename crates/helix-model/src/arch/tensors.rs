@@ -16,6 +16,13 @@ pub(crate) struct Slot {
     pub parts: Option<usize>,
 }
 
+impl Slot {
+    /// The extents of one part as other files than GGUF's have them: the contiguous one last.
+    pub fn shape(&self) -> String {
+        format!("{:?}", self.dims.iter().rev().collect::<Vec<_>>())
+    }
+}
+
 /// A tensor of all experts or heads.
 fn each(suffix: &'static str, dims: Vec<usize>, parts: usize) -> Slot {
     Slot { suffix, dims, parts: Some(parts) }
@@ -33,10 +40,7 @@ pub(crate) fn layer_tensor(layer: usize, suffix: &str) -> String {
 /// The tensors outside layers.
 pub(crate) fn outer(config: &Config) -> Vec<Slot> {
     let (hidden, vocab) = (config.hidden, config.vocab);
-    let mut slots = vec![
-        one(EMBEDDING, vec![hidden, vocab]),
-        one(FINAL_NORM, vec![hidden]),
-    ];
+    let mut slots = vec![one(EMBEDDING, vec![hidden, vocab]), one(FINAL_NORM, vec![hidden])];
     if !config.tied_head {
         slots.push(one(HEAD, vec![hidden, vocab]));
     }

@@ -114,7 +114,12 @@ impl<'a> Keys<'a> {
         value.map(|value| self.in_range(suffix, value.into(), MAX_SIZE)).transpose()
     }
 
-    pub(crate) fn in_range(&self, suffix: &str, value: u64, max: usize) -> Result<usize, ModelError> {
+    pub(crate) fn in_range(
+        &self,
+        suffix: &str,
+        value: u64,
+        max: usize,
+    ) -> Result<usize, ModelError> {
         match usize::try_from(value) {
             Ok(value) if (1..=max).contains(&value) => Ok(value),
             _ => self.refuse(suffix, value, format!("it must be from 1 to {max}")),

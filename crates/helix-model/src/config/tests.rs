@@ -144,7 +144,7 @@ fn values_that_do_not_run_are_refused() {
         ("residual_scale", 0.22_f32.into(), "scaled residuals"),
         ("final_logit_softcapping", 30.0_f32.into(), "capped logits"),
         ("attention.clamp_kqv", 8.0_f32.into(), "clamped Q, K and V"),
-        ("expert_count", 8_u32.into(), "a mixture of experts"),
+        ("expert_count", 8_u32.into(), "\"llama.expert_used_count\" is missing"),
         ("use_parallel_residual", true.into(), "parallel residuals"),
         ("logit_scale", "big".into(), "\"llama.logit_scale\" is a string, and a number or bool"),
         ("vocab_size", 301_u32.into(), "llama.vocab_size = 301: token_embd.weight has 300 rows"),
@@ -243,7 +243,14 @@ fn llama3_scaling_is_transformers() {
 #[test]
 fn yarn_scaling_is_transformers() {
     // modeling_rope_utils.py, `_compute_yarn_parameters`, in Python's doubles.
-    let yarn = Yarn { factor: 4.0, original_context: 32768, beta_fast: 32.0, beta_slow: 1.0, truncate: true, attention_factor: None };
+    let yarn = Yarn {
+        factor: 4.0,
+        original_context: 32768,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        truncate: true,
+        attention_factor: None,
+    };
     let rope = rope(&long_heads(Arch::Qwen2, 1e6, Scaling::Yarn(yarn)));
     let expected = [
         1.0,

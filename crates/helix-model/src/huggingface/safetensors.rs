@@ -79,7 +79,9 @@ pub(crate) fn parse(file: &[u8]) -> Result<HashMap<String, Entry>, ModelError> {
     if header > MAX_HEADER_BYTES {
         return Err(ModelError::Header {
             what: "the safetensors header".to_owned(),
-            problem: format!("it says it has {header} bytes; headers have up to {MAX_HEADER_BYTES}"),
+            problem: format!(
+                "it says it has {header} bytes; headers have up to {MAX_HEADER_BYTES}"
+            ),
         });
     }
     let Some((header, data)) = rest.split_at_checked(header as usize) else {

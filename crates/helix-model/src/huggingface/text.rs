@@ -55,9 +55,8 @@ fn configured(config: &Value) -> Result<Option<&str>, ModelError> {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(source)) => Ok(Some(source)),
         Some(Value::Array(named)) => {
-            let is_default = |template: &&Value| {
-                template.get("name").and_then(Value::as_str) == Some("default")
-            };
+            let is_default =
+                |template: &&Value| template.get("name").and_then(Value::as_str) == Some("default");
             let default = named.iter().find(is_default);
             let template = default.or_else(|| named.iter().find(|_| named.len() == 1));
             let source = template.and_then(|template| template.get("template"));

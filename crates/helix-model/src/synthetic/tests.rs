@@ -16,7 +16,14 @@ fn every_architecture_format_and_scaling_opens() {
     let scalings = [
         Scaling::None,
         Scaling::Linear { factor: 2.0 },
-        Scaling::Yarn(Yarn { factor: 4.0, original_context: 128, beta_fast: 32.0, beta_slow: 1.0 }),
+        Scaling::Yarn(Yarn {
+            factor: 4.0,
+            original_context: 128,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+            attention_factor: None,
+        }),
     ];
     for arch in Arch::DENSE {
         for format in Format::ALL {

@@ -203,9 +203,8 @@ impl Table {
     }
 
     fn set(&mut self, id: u64, text: &str, kind: u64, most: u64) -> Result<(), TokenizerError> {
-        let refuse = |problem: String| {
-            Err(TokenizerError::Number { text: text.to_owned(), id, problem })
-        };
+        let refuse =
+            |problem: String| Err(TokenizerError::Number { text: text.to_owned(), id, problem });
         if id >= most {
             return refuse(format!("which leaves gaps: the tokens fit in {most}"));
         }
@@ -372,7 +371,11 @@ impl Cut {
         for (index, part) in parts.iter().enumerate() {
             match kind(part) {
                 "ByteLevel" if index + 1 < parts.len() => {
-                    return refuse(PART, "something after ByteLevel".into(), "ByteLevel at the end");
+                    return refuse(
+                        PART,
+                        "something after ByteLevel".into(),
+                        "ByteLevel at the end",
+                    );
                 }
                 "ByteLevel" if flag(part, "add_prefix_space", true) => {
                     let found = "ByteLevel with add_prefix_space".into();
