@@ -67,14 +67,14 @@ pub fn start(
 /// What layouts of `model` are chosen by, for sequences of about `context` tokens.
 pub fn read_cost(model: &Model, kv_type: KvType, context: usize) -> Outcome<ReadCost> {
     let whole = Layout::new(&model.shape(), LayoutSpec::new(Strategy::Helix, 1, 1))?;
-    let reads = Reads::of(&whole, Rank(0), 0);
+    let held = Reads::held(&whole, Rank(0), 0);
     let head = model.tensor(model.head_name())?.data.len() as u64;
     let layers = rank_bytes(model, &whole, Rank(0))?.saturating_sub(head);
     let bits = |bytes: u64, elements: u64| bytes as f64 * 8.0 / elements as f64;
     let head_dim = model.config.head_dim;
     Ok(ReadCost {
-        weight_bits: bits(layers, reads.qkv + reads.out + reads.ffn),
-        head_bits: bits(head, reads.head),
+        weight_bits: bits(layers, held.layer_weights()),
+        head_bits: bits(head, held.head),
         kv_bits: bits(PageShape::new(head_dim, kv_type).token_bytes() as u64, 2 * head_dim as u64),
         context,
         collective_bytes: ReadCost::IN_PROCESS_COLLECTIVE_BYTES,

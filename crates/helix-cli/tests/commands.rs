@@ -219,6 +219,9 @@ fn inspect_tells_what_ranks_hold() {
     assert_eq!((kv, out_heads, ranks), (whole, 6.0, 4));
     let (_, kv, ..) = held("--strategy tp --ranks 6");
     assert_eq!(kv, 3.0 * whole, "2 KV heads over 6 ranks");
+    let (layout, kv, ..) = held("--strategy dp-ep --ranks 2");
+    assert_eq!(layout, "dp-ep kvp=1 tpa=1 dp=2 tpf=2 ep=1 block=16 qkv=replicate");
+    assert_eq!(kv, 2.0 * whole, "what either rank holds of its own sequences");
     let (_, kv, ..) = held("--kv-type q8_0");
     assert_eq!(kv, 2.0 * 2.0 * 2.0 * (8.0 + 2.0));
 

@@ -45,6 +45,10 @@ impl Engine {
     ) -> Result<Engine, EngineError> {
         validate(&options)?;
         check_layers(&model)?;
+        let (strategy, dp) = (layout.strategy(), layout.degrees().dp);
+        if dp != 1 {
+            return Err(EngineError::Groups { strategy, dp });
+        }
         check_memory(&model, &layout, &options)?;
         check_embedding(&model)?;
         let n = layout.ranks();

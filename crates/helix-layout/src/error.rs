@@ -26,6 +26,22 @@ pub enum LayoutError {
         /// KV heads.
         kv_heads: usize,
     },
+    /// A latent that is not what MLA stores.
+    #[error(
+        "the model's latent attention has {kv_heads} KV heads of {head_dim}; it stores one latent \
+         of {kv_lora} with its {rope} rotary elements per token: 1 head of {width}",
+        width = kv_lora + rope
+    )]
+    Latent {
+        /// KV heads.
+        kv_heads: usize,
+        /// Head size.
+        head_dim: usize,
+        /// Width of the latent.
+        kv_lora: usize,
+        /// Rotary elements beside it.
+        rope: usize,
+    },
     /// A degree of zero.
     #[error("{degrees}: every degree is at least 1")]
     ZeroDegree {
@@ -72,6 +88,20 @@ pub enum LayoutError {
         /// What would do.
         nearest: Nearest,
     },
+    /// Attention groups in a strategy whose sequences belong to all ranks.
+    #[error(
+        "dp={dp} gives each of {dp} groups of ranks sequences of its own, and under {strategy} \
+         every rank serves every sequence: use dp=1; nearest legal: {nearest}; \
+         or --strategy dp-ep"
+    )]
+    DataParallel {
+        /// Groups asked for.
+        dp: usize,
+        /// The strategy.
+        strategy: Strategy,
+        /// What would do.
+        nearest: Nearest,
+    },
     /// Attention and FFN do not run on the ranks that the strategy says.
     #[error(
         "{degrees} is {attention} ranks in attention and {ffn} in the FFN; {strategy} needs \
@@ -96,6 +126,18 @@ pub enum LayoutError {
         ep: usize,
         /// What would do.
         nearest: Nearest,
+    },
+    /// Degrees that make another number of ranks than was asked for.
+    #[error(
+        "{degrees} is a layout of {found} ranks, not of {ranks}: ask for {found}, or leave degrees \
+         out to have them chosen",
+        found = degrees.attention_ranks()
+    )]
+    RankCount {
+        /// What was asked for.
+        degrees: Degrees,
+        /// Ranks asked for.
+        ranks: usize,
     },
     /// A number that prices reads is not one.
     #[error("{name} of {value} cannot price a layout; give a finite number {least}")]

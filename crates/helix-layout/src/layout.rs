@@ -11,7 +11,7 @@ use crate::{
     Strategy, split,
 };
 
-/// A rank's index in a layout: `tpa_index · kvp + kvp_index`.
+/// A rank's index in a layout: `(dp_index · tpa + tpa_index) · kvp + kvp_index`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rank(pub usize);
 
@@ -28,6 +28,8 @@ pub struct AttentionCoord {
     pub kvp: usize,
     /// Which slice of the heads.
     pub tpa: usize,
+    /// Which of the groups that have sequences of their own.
+    pub dp: usize,
 }
 
 /// A rank's place in the FFN.
@@ -41,8 +43,11 @@ pub struct FfnCoord {
 
 /// A way to cut a model over ranks that is known to be legal. Holding one is the proof.
 ///
-/// Ranges of successive ranks that tile a whole (`out_heads`, `ffn_cols`, `vocab_rows`) do so in
-/// rank order: each starts where the one before ended. Any of them may be empty.
+/// Ranges of successive ranks that tile a whole (`out_heads`, `ffn_cols`, `shared_cols`,
+/// `vocab_rows`) do so in rank order: each starts where the one before ended. Any of them may be
+/// empty. Under `dp-ep`, attention is whole on every rank and tiles nothing.
+///
+/// A model without experts has empty ranges of them.
 ///
 /// Methods panic if the rank is not one of the layout's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,9 +60,9 @@ impl Layout {
     /// Proves that `spec` is legal for a model of `shape`, or says why it is not.
     pub fn new(shape: &ModelShape, spec: LayoutSpec) -> Result<Self, LayoutError> {
         shape.validate()?;
-        let LayoutSpec { degrees, strategy, kv_block, .. } = spec;
-        let Degrees { kvp, tpa, tpf, ep } = degrees;
-        if [kvp, tpa, tpf, ep].contains(&0) {
+        let LayoutSpec { degrees, kv_block, .. } = spec;
+        let Degrees { kvp, tpa, dp, tpf, ep } = degrees;
+        if [kvp, tpa, dp, tpf, ep].contains(&0) {
             return Err(LayoutError::ZeroDegree { degrees });
         }
         if degrees.attention_ranks().max(degrees.ffn_ranks()) > MAX_RANKS {
@@ -66,33 +71,12 @@ impl Layout {
         if !(1..=MAX_KV_BLOCK).contains(&kv_block) {
             return Err(LayoutError::KvBlock { kv_block, max: MAX_KV_BLOCK });
         }
-        let nearest = || Nearest::to(degrees, strategy, shape);
-        if ep != 1 {
-            return Err(LayoutError::Dense { ep, nearest: nearest() });
-        }
-        let (fits, rule) = match strategy {
-            Strategy::Helix => (tpf == kvp * tpa, "the same ranks in both"),
-            Strategy::Tp => (kvp == 1 && tpf == tpa, "kvp=1 and tpf=tpa"),
-            Strategy::Medha => (tpf == tpa, "tpf=tpa"),
-        };
-        if !fits {
-            return Err(LayoutError::Grid { degrees, strategy, rule, nearest: nearest() });
-        }
-        if tpa > shape.kv_heads && strategy != Strategy::Tp {
-            let (kv_heads, ranks) = (shape.kv_heads, degrees.attention_ranks());
-            return Err(LayoutError::KvHeads {
-                tpa,
-                kv_heads,
-                ranks,
-                strategy,
-                nearest: nearest(),
-            });
-        }
+        check_degrees(shape, degrees, spec.strategy)?;
         Ok(Self { shape: *shape, spec })
     }
 
-    /// Every legal layout of exactly `ranks`, fewest sequence shards first. Empty where `ranks`,
-    /// the block or the shape is not legal for any.
+    /// Every legal layout of exactly `ranks`, fewest sequence shards and then fewest groups of
+    /// experts first. Empty where `ranks`, the block or the shape is not legal for any.
     pub fn candidates(
         shape: &ModelShape,
         ranks: usize,
@@ -156,16 +140,18 @@ impl Layout {
 
     /// The rank at a place in attention.
     pub fn rank(&self, at: AttentionCoord) -> Rank {
-        let Degrees { kvp, tpa, .. } = self.spec.degrees;
-        assert!(at.kvp < kvp && at.tpa < tpa, "{at:?} is not a place in {self}");
-        Rank(at.tpa * kvp + at.kvp)
+        let Degrees { kvp, tpa, dp, .. } = self.spec.degrees;
+        let inside = at.kvp < kvp && at.tpa < tpa && at.dp < dp;
+        assert!(inside, "{at:?} is not a place in {self}");
+        Rank((at.dp * tpa + at.tpa) * kvp + at.kvp)
     }
 
     /// Where `rank` stands in attention.
     pub fn attention(&self, rank: Rank) -> AttentionCoord {
         assert!(rank.0 < self.ranks(), "rank {rank} is not one of {self}");
-        let kvp = self.spec.degrees.kvp;
-        AttentionCoord { kvp: rank.0 % kvp, tpa: rank.0 / kvp }
+        let Degrees { kvp, tpa, .. } = self.spec.degrees;
+        let slice = rank.0 / kvp;
+        AttentionCoord { kvp: rank.0 % kvp, tpa: slice % tpa, dp: slice / tpa }
     }
 
     /// Where `rank` stands in the FFN; nowhere, for a medha rank past the first sequence shard.
@@ -181,6 +167,12 @@ impl Layout {
         first..first + self.spec.degrees.kvp
     }
 
+    /// Whether `rank` computes attention for the sequence in `slot`, and stores its KV: each
+    /// attention group has its own slots, in turn. Always, where there is but one group.
+    pub fn attends(&self, rank: Rank, slot: usize) -> bool {
+        slot % self.spec.degrees.dp == self.attention(rank).dp
+    }
+
     /// The query heads whose partial attention `rank` computes.
     ///
     /// Up to K slices they follow the KV heads, which are cut as evenly as they go. Past K, under
@@ -194,6 +186,22 @@ impl Layout {
         self.heads(rank).kv
     }
 
+    /// The query heads whose projection `rank` computes: all of its slice. But under
+    /// [`QkvMode::Gather`] the ranks of a KVP group part MLA's, whose projection of a head is a
+    /// product of several matrices, by whole heads; other models' rows are parted by
+    /// [`Layout::qkv_share`].
+    pub fn q_share(&self, rank: Rank) -> Range<usize> {
+        let q = self.q_heads(rank);
+        match (self.shape.mla, self.spec.qkv) {
+            (None, _) | (_, QkvMode::Replicate) => q,
+            (Some(_), QkvMode::Gather) => {
+                let Degrees { kvp, .. } = self.spec.degrees;
+                let part = split(q.len(), kvp, 1, self.attention(rank).kvp);
+                q.start + part.start..q.start + part.end
+            }
+        }
+    }
+
     /// The query heads whose merged output `rank` keeps; over all ranks they tile the model's.
     pub fn out_heads(&self, rank: Rank) -> Range<usize> {
         let q = self.q_heads(rank);
@@ -201,7 +209,9 @@ impl Layout {
         let part = match self.spec.strategy {
             Strategy::Medha if kvp == 0 => 0..q.len(),
             Strategy::Medha => q.len()..q.len(),
-            Strategy::Helix | Strategy::Tp => split(q.len(), self.spec.degrees.kvp, 1, kvp),
+            Strategy::Helix | Strategy::Tp | Strategy::DpEp => {
+                split(q.len(), self.spec.degrees.kvp, 1, kvp)
+            }
         };
         q.start + part.start..q.start + part.end
     }
@@ -210,13 +220,13 @@ impl Layout {
     /// rounded out to whole weight blocks. Where two ranks overlap, each multiplies the columns
     /// of heads that are not its own by zeros.
     pub fn out_cols(&self, rank: Rank) -> Range<usize> {
-        let ModelShape { q_heads, head_dim, out_block, .. } = self.shape;
+        let ModelShape { q_heads, value_dim, out_block, .. } = self.shape;
         let heads = self.out_heads(rank);
-        let (start, end) = (heads.start * head_dim, heads.end * head_dim);
+        let (start, end) = (heads.start * value_dim, heads.end * value_dim);
         if heads.is_empty() {
             return start..start;
         }
-        let rounded = end.next_multiple_of(out_block).min(q_heads * head_dim);
+        let rounded = end.next_multiple_of(out_block).min(q_heads * value_dim);
         start / out_block * out_block..rounded
     }
 
@@ -225,10 +235,17 @@ impl Layout {
     /// With [`QkvMode::Replicate`] its whole slice. With [`QkvMode::Gather`] one run of the
     /// slice's rows laid end to end as `[q; k; v]`, cut in [`ROW_GRANULE`] rows, so that the
     /// shares of a KVP group in rank order are that whole. Each range may be empty.
+    ///
+    /// MLA: the rows that make the heads of `q_share` from the (compressed) hidden state; all rows
+    /// that make the latent, which every rank computes; and none.
     pub fn qkv_share(&self, rank: Rank) -> [Range<usize>; 3] {
         let HeadSlice { q, kv } = self.heads(rank);
-        let rows =
-            [q, kv.clone(), kv].map(|h| h.start * self.shape.head_dim..h.end * self.shape.head_dim);
+        let of = |h: &Range<usize>, width: usize| h.start * width..h.end * width;
+        let ModelShape { head_dim, value_dim, .. } = self.shape;
+        if self.shape.mla.is_some() {
+            return [of(&self.q_share(rank), self.shape.q_dim()), of(&kv, head_dim), 0..0];
+        }
+        let rows = [of(&q, head_dim), of(&kv, head_dim), of(&kv, value_dim)];
         let share = match self.spec.qkv {
             QkvMode::Replicate => return rows,
             QkvMode::Gather => {
@@ -246,22 +263,54 @@ impl Layout {
         })
     }
 
-    /// The FFN columns that `rank` holds, in whole weight blocks.
+    /// The columns of dense layers' FFN that `rank` holds, in whole weight blocks: cut over all
+    /// ranks of the FFN, whatever its grid.
     pub fn ffn_cols(&self, rank: Rank) -> Range<usize> {
-        let ModelShape { ffn, ffn_block, .. } = self.shape;
-        let tpf = self.spec.degrees.tpf;
-        match self.ffn(rank) {
-            Some(at) => split(ffn, tpf, ffn_block, at.tpf),
-            None => self.nothing_after(rank, |first| self.ffn_cols(first)),
-        }
+        self.dense(rank, self.shape.ffn, self.shape.ffn_block)
+    }
+
+    /// The columns of the shared experts that `rank` holds, cut like those of a dense FFN.
+    pub fn shared_cols(&self, rank: Rank) -> Range<usize> {
+        let moe = self.shape.moe;
+        moe.map_or(0..0, |moe| self.dense(rank, moe.shared_ffn, moe.shared_block))
     }
 
     /// The rows of the LM head that `rank` holds, [`ROW_GRANULE`] at a time.
     pub fn vocab_rows(&self, rank: Rank) -> Range<usize> {
-        match self.dense_index(rank) {
-            Some(index) => split(self.shape.vocab, self.dense_ranks(), ROW_GRANULE, index),
-            None => self.nothing_after(rank, |first| self.vocab_rows(first)),
+        self.dense(rank, self.shape.vocab, ROW_GRANULE)
+    }
+
+    /// The routed experts of `rank`'s group. Groups need not be even; past one expert per group
+    /// the last ones have none.
+    pub fn experts(&self, rank: Rank) -> Range<usize> {
+        match (self.shape.moe, self.ffn(rank)) {
+            (Some(moe), Some(at)) => split(moe.experts, self.spec.degrees.ep, 1, at.ep),
+            _ => 0..0,
         }
+    }
+
+    /// The columns that `rank` holds of each of its `experts`, in whole weight blocks.
+    pub fn expert_cols(&self, rank: Rank) -> Range<usize> {
+        match (self.shape.moe, self.ffn(rank)) {
+            (Some(moe), Some(at)) => split(moe.ffn, self.spec.degrees.tpf, moe.block, at.tpf),
+            _ => 0..0,
+        }
+    }
+
+    /// The ranks that part the same experts' columns, `rank` among them, in the columns' order.
+    /// Nobody for a rank outside the FFN.
+    pub fn expert_group(&self, rank: Rank) -> impl ExactSizeIterator<Item = Rank> + use<> {
+        let tpf = self.spec.degrees.tpf;
+        let first = self.ffn(rank).map(|at| at.ep * tpf);
+        self.dense_members(first.map_or(0..0, |first| first..first + tpf), 1)
+    }
+
+    /// The ranks that hold the same columns of other experts, `rank` among them, one of each group
+    /// in their order. Nobody for a rank outside the FFN.
+    pub fn ep_peers(&self, rank: Rank) -> impl ExactSizeIterator<Item = Rank> + use<> {
+        let Degrees { tpf, ep, .. } = self.spec.degrees;
+        let tpf_index = self.ffn(rank).map(|at| at.tpf);
+        self.dense_members(tpf_index.map_or(0..0, |index| index..index + tpf * ep), tpf)
     }
 
     /// The KVP index that stores `position`.
@@ -283,7 +332,7 @@ impl Layout {
     }
 
     /// Collectives that each layer costs: the all-to-all and gather inside a KVP group, and the
-    /// two all-reduces over every rank.
+    /// two all-reduces over every rank, whatever the FFN's grid.
     pub fn collectives_per_layer(&self) -> usize {
         let in_group = match self.spec.qkv {
             _ if self.spec.degrees.kvp == 1 => 0,
@@ -301,25 +350,75 @@ impl Layout {
         HeadSlice::of(&self.shape, self.spec.degrees.tpa, self.attention(rank).tpa)
     }
 
-    /// How many ranks cut the matrices that are dense: all of them, or medha's fixed group.
-    fn dense_ranks(&self) -> usize {
-        self.spec.degrees.ffn_ranks()
-    }
-
-    /// Which of the `dense_ranks` `rank` is.
+    /// Which of the FFN's ranks `rank` is, counted through groups of experts and then columns.
     fn dense_index(&self, rank: Rank) -> Option<usize> {
         let at = self.attention(rank);
         match self.spec.strategy {
-            Strategy::Helix | Strategy::Tp => Some(rank.0),
+            Strategy::Helix | Strategy::Tp | Strategy::DpEp => Some(rank.0),
             Strategy::Medha => (at.kvp == 0).then_some(at.tpa),
         }
     }
 
-    /// An empty range at the end of what the first rank of `rank`'s KVP group has: all still tile.
-    fn nothing_after(&self, rank: Rank, range: impl Fn(Rank) -> Range<usize>) -> Range<usize> {
-        let end = range(Rank(self.kvp_group(rank).start)).end;
-        end..end
+    /// The ranks whose `dense_index` is every `step`th of `indices`.
+    fn dense_members(
+        &self,
+        indices: Range<usize>,
+        step: usize,
+    ) -> impl ExactSizeIterator<Item = Rank> + use<> {
+        let stride = match self.spec.strategy {
+            Strategy::Helix | Strategy::Tp | Strategy::DpEp => 1,
+            Strategy::Medha => self.spec.degrees.kvp,
+        };
+        indices.step_by(step).map(move |index| Rank(index * stride))
     }
+
+    /// `rank`'s run of something that all ranks of the FFN cut alike. A rank outside it has
+    /// nothing, at the end of what the first of its KVP group has: so all still tile.
+    fn dense(&self, rank: Rank, total: usize, granule: usize) -> Range<usize> {
+        let parts = self.spec.degrees.ffn_ranks();
+        match self.dense_index(rank) {
+            Some(index) => split(total, parts, granule, index),
+            None => {
+                let end = self.dense(Rank(self.kvp_group(rank).start), total, granule).end;
+                end..end
+            }
+        }
+    }
+}
+
+/// Whether `degrees`, each at least 1, are the strategy's and fit the model's heads and experts.
+fn check_degrees(
+    shape: &ModelShape,
+    degrees: Degrees,
+    strategy: Strategy,
+) -> Result<(), LayoutError> {
+    let Degrees { kvp, tpa, dp, tpf, ep } = degrees;
+    let nearest = || Nearest::to(degrees, strategy, shape);
+    if ep != 1 && shape.moe.is_none() {
+        return Err(LayoutError::Dense { ep, nearest: nearest() });
+    }
+    if dp != 1 && strategy != Strategy::DpEp {
+        return Err(LayoutError::DataParallel { dp, strategy, nearest: nearest() });
+    }
+    let same = degrees.attention_ranks() == degrees.ffn_ranks();
+    let (fits, rule) = match (strategy, shape.moe) {
+        (Strategy::Helix, _) => (same, "the same ranks in both"),
+        (Strategy::Tp, None) => (kvp == 1 && tpf == tpa, "kvp=1 and tpf=tpa"),
+        (Strategy::Tp, Some(_)) => (kvp == 1 && tpf == tpa && ep == 1, "kvp=1, tpf=tpa and ep=1"),
+        (Strategy::Medha, None) => (tpf == tpa, "tpf=tpa"),
+        (Strategy::Medha, Some(_)) => (tpf * ep == tpa, "tpf·ep=tpa"),
+        (Strategy::DpEp, _) => {
+            (kvp == 1 && tpa == 1 && same, "kvp=1 and tpa=1, and the same ranks in both")
+        }
+    };
+    if !fits {
+        return Err(LayoutError::Grid { degrees, strategy, rule, nearest: nearest() });
+    }
+    let (kv_heads, ranks) = (shape.kv_heads, degrees.attention_ranks());
+    if tpa > kv_heads && strategy != Strategy::Tp {
+        return Err(LayoutError::KvHeads { tpa, kv_heads, ranks, strategy, nearest: nearest() });
+    }
+    Ok(())
 }
 
 impl fmt::Display for Layout {

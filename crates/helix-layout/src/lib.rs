@@ -10,8 +10,8 @@
 //! use helix_layout::{Layout, LayoutSpec, ModelShape, Rank, Strategy};
 //!
 //! let shape = ModelShape {
-//!     layers: 30, hidden: 576, q_heads: 9, kv_heads: 3, head_dim: 64,
-//!     ffn: 1536, vocab: 49152, out_block: 32, ffn_block: 32,
+//!     layers: 30, hidden: 576, q_heads: 9, kv_heads: 3, head_dim: 64, value_dim: 64,
+//!     ffn: 1536, vocab: 49152, out_block: 32, ffn_block: 32, mla: None, moe: None,
 //! };
 //! let layout = Layout::new(&shape, LayoutSpec::new(Strategy::Helix, 2, 1))?;
 //! assert_eq!(layout.kv_heads(Rank(1)), 0..3); // both ranks store every KV head, ...
@@ -31,15 +31,17 @@ mod error;
 mod heads;
 mod layout;
 mod nearest;
+mod reads;
 mod shape;
 mod split;
 
-pub use choice::{Choice, Preference, ReadCost, Reads, choose};
-pub use degrees::{Degrees, LayoutSpec, ParseError, QkvMode, Strategy};
+pub use choice::{Choice, Preference, ReadCost, choose};
+pub use degrees::{Degrees, LayoutSpec, ParseError, PartialDegrees, QkvMode, Strategy};
 pub use error::LayoutError;
 pub use layout::{AttentionCoord, FfnCoord, Layout, Rank};
 pub use nearest::Nearest;
-pub use shape::ModelShape;
+pub use reads::Reads;
+pub use shape::{MlaShape, ModelShape, MoeShape};
 pub use split::split;
 
 /// The most ranks a layout may have.

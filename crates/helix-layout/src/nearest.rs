@@ -11,14 +11,19 @@ pub struct Nearest(pub Vec<Degrees>);
 impl Nearest {
     const SHOWN: usize = 3;
 
-    /// Of as many ranks as `asked` has in either phase, with head slices and then sequence shards
-    /// as close as they can be.
+    /// Of as many ranks as `asked` has in either phase, and the fewest steps away in all degrees
+    /// together; then in head slices and sequence shards.
     pub(crate) fn to(asked: Degrees, strategy: Strategy, shape: &ModelShape) -> Self {
         let mut found = legal_degrees(shape, strategy, asked.attention_ranks());
         if asked.ffn_ranks() != asked.attention_ranks() {
             found.extend(legal_degrees(shape, strategy, asked.ffn_ranks()));
         }
-        found.sort_by_key(|d| (d.tpa.abs_diff(asked.tpa), d.kvp.abs_diff(asked.kvp)));
+        found.sort_by_key(|d| {
+            let (tpa, kvp) = (d.tpa.abs_diff(asked.tpa), d.kvp.abs_diff(asked.kvp));
+            let rest = [(d.dp, asked.dp), (d.tpf, asked.tpf), (d.ep, asked.ep)];
+            let steps = rest.into_iter().map(|(a, b)| a.abs_diff(b));
+            (steps.fold(tpa.saturating_add(kvp), usize::saturating_add), tpa, kvp)
+        });
         found.truncate(Self::SHOWN);
         Self(found)
     }
@@ -34,15 +39,34 @@ impl fmt::Display for Nearest {
     }
 }
 
-/// Every legal way to cut a dense model over exactly `ranks`, fewest sequence shards first.
+/// Every legal way to cut a model over exactly `ranks`, fewest sequence shards and then fewest
+/// groups of experts first.
 pub(crate) fn legal_degrees(shape: &ModelShape, strategy: Strategy, ranks: usize) -> Vec<Degrees> {
     if !(1..=MAX_RANKS).contains(&ranks) {
         return Vec::new();
     }
-    let tpas = match strategy {
-        Strategy::Tp => ranks..=ranks,
-        Strategy::Helix | Strategy::Medha => 1..=ranks.min(shape.kv_heads),
+    let most_tpa = match strategy {
+        Strategy::Helix | Strategy::Medha => ranks.min(shape.kv_heads),
+        Strategy::Tp => ranks,
+        Strategy::DpEp => 1,
     };
-    let whole = tpas.rev().filter(|tpa| ranks.is_multiple_of(*tpa));
-    whole.map(|tpa| strategy.degrees(ranks / tpa, tpa)).collect()
+    let cuts_experts = shape.moe.is_some() && strategy != Strategy::Tp;
+    let attention = divisors(ranks).filter(|&tpa| tpa <= most_tpa).map(|tpa| match strategy {
+        Strategy::DpEp => (1, 1, ranks),
+        _ => (ranks / tpa, tpa, 1),
+    });
+    let attention = attention.filter(|&(kvp, ..)| strategy != Strategy::Tp || kvp == 1);
+    let mut all = Vec::new();
+    for (kvp, tpa, dp) in attention {
+        let ffn_ranks = if strategy == Strategy::Medha { tpa } else { ranks };
+        let grids = divisors(ffn_ranks).map(|tpf| (tpf, ffn_ranks / tpf));
+        let grids = grids.filter(|&(_, ep)| ep == 1 || cuts_experts);
+        all.extend(grids.map(|(tpf, ep)| Degrees { kvp, tpa, dp, tpf, ep }));
+    }
+    all
+}
+
+/// Largest first.
+fn divisors(n: usize) -> impl Iterator<Item = usize> {
+    (1..=n).rev().filter(move |d| n.is_multiple_of(*d))
 }

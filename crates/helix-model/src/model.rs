@@ -56,7 +56,20 @@ impl Model {
         let Config { layers, hidden, q_heads, kv_heads, head_dim, ffn, vocab, .. } = self.config;
         let out_block = self.largest_block("attn_output.weight");
         let ffn_block = self.largest_block("ffn_down.weight");
-        ModelShape { layers, hidden, q_heads, kv_heads, head_dim, ffn, vocab, out_block, ffn_block }
+        ModelShape {
+            layers,
+            hidden,
+            q_heads,
+            kv_heads,
+            head_dim,
+            value_dim: head_dim,
+            ffn,
+            vocab,
+            out_block,
+            ffn_block,
+            mla: None,
+            moe: None,
+        }
     }
 
     /// The file behind the model, if it is a GGUF file.

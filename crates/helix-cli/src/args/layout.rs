@@ -6,7 +6,8 @@ use crate::setup::read_cost;
 use clap::Args;
 use helix_kernels::kv::KvType;
 use helix_layout::{
-    DEFAULT_KV_BLOCK, Layout, LayoutSpec, Preference, QkvMode, ReadCost, Reads, Strategy, choose,
+    DEFAULT_KV_BLOCK, Degrees, Layout, LayoutSpec, ModelShape, PartialDegrees, Preference, QkvMode,
+    Strategy, choose,
 };
 use helix_model::Model;
 
@@ -23,14 +24,19 @@ pub struct LayoutArgs {
     /// Slices of the attention heads
     #[arg(long, value_name = "N")]
     tpa: Option<usize>,
-    /// Slices of the FFN [default: what the strategy makes of --kvp and --tpa]
+    /// Attention groups with sequences of their own (dp-ep)
+    #[arg(long, value_name = "N")]
+    dp: Option<usize>,
+    /// Slices of the FFN's or of each expert's columns [default: what the strategy makes of
+    /// attention's degrees; with experts, chosen by bytes read]
     #[arg(long, value_name = "N")]
     tpf: Option<usize>,
-    /// Groups of experts; 1 for the dense models that run today
+    /// Groups of experts; 1 for a dense model
     #[arg(long, value_name = "N")]
     ep: Option<usize>,
     /// helix: KV cut by position and head, FFN over all ranks; tp: tensor parallelism, which
-    /// duplicates KV past the KV heads; medha: KV cut by position, FFN on the first tpa ranks
+    /// duplicates KV past the KV heads; medha: KV cut by position, FFN on the first tpa ranks;
+    /// dp-ep: every rank has all of attention for its own sequences, experts dealt to all ranks
     #[arg(long, value_name = "NAME", default_value = "helix")]
     strategy: Strategy,
     /// Consecutive positions that one KVP rank stores before the next one's turn
@@ -52,19 +58,17 @@ impl LayoutArgs {
         context: usize,
         console: &Console,
     ) -> Outcome<Layout> {
+        let shape = model.shape();
         let cost = read_cost(model, kv_type, context)?;
-        if let (Some(ranks), None, None) = (self.ranks, self.kvp, self.tpa) {
-            let &Self { strategy, kv_block, qkv, .. } = self;
-            let preference = Preference { ranks, strategy, kv_block, qkv };
-            let choice = choose(&model.shape(), &preference, &cost)?;
+        let named = self.named()?;
+        if let (Some(ranks), None, None, None) = (self.ranks, self.kvp, self.tpa, self.dp) {
+            let choice = choose(&shape, &self.preference(ranks, named), &cost)?;
             if ranks > 1 {
                 console.note(&format!("layout: {}", choice.reason));
             }
-            let spec = self.with_ffn(choice.layout.spec());
-            return Ok(Layout::new(&model.shape(), spec)?);
+            return Ok(choice.layout);
         }
-        let spec = self.spec()?;
-        let layout = Layout::new(&model.shape(), spec)?;
+        let layout = Layout::new(&shape, self.spec(named, &shape))?;
         if let Some(ranks) = self.ranks.filter(|&ranks| ranks != layout.ranks()) {
             let found = layout.ranks();
             return Err(Failure::request(format!(
@@ -72,30 +76,36 @@ impl LayoutArgs {
                  --ranks out, or the degrees to have them chosen"
             )));
         }
-        match self.qkv {
-            None if spec.degrees.kvp > 1 => cheaper_qkv(model, spec, &cost),
-            _ => Ok(layout),
+        // Attention's degrees are settled now; what else is open follows the bytes read.
+        let Degrees { kvp, tpa, dp, .. } = layout.degrees();
+        let settled = PartialDegrees { kvp: Some(kvp), tpa: Some(tpa), dp: Some(dp), ..named };
+        Ok(choose(&shape, &self.preference(layout.ranks(), settled), &cost)?.layout)
+    }
+
+    /// The degrees that were given, and the one of attention's two that follows from `--ranks`.
+    fn named(&self) -> Outcome<PartialDegrees> {
+        let &Self { mut kvp, mut tpa, dp, tpf, ep, .. } = self;
+        match (self.ranks, kvp, tpa, dp) {
+            (Some(ranks), Some(degree), None, None) => {
+                tpa = Some(self.share(ranks, "kvp", degree)?);
+            }
+            (Some(ranks), None, Some(degree), None) => {
+                kvp = Some(self.share(ranks, "tpa", degree)?);
+            }
+            _ => {}
         }
+        Ok(PartialDegrees { kvp, tpa, dp, tpf, ep })
     }
 
-    /// The degrees that are named, and what follows from them.
-    fn spec(&self) -> Outcome<LayoutSpec> {
-        let (kvp, tpa) = match (self.ranks, self.kvp, self.tpa) {
-            (Some(ranks), Some(kvp), None) => (kvp, self.share(ranks, "kvp", kvp)?),
-            (Some(ranks), None, Some(tpa)) => (self.share(ranks, "tpa", tpa)?, tpa),
-            (_, kvp, tpa) => (kvp.unwrap_or(1), tpa.unwrap_or(1)),
-        };
-        let mut spec = LayoutSpec::new(self.strategy, kvp, tpa);
-        spec.kv_block = self.kv_block;
-        spec.qkv = self.qkv.unwrap_or(QkvMode::Replicate);
-        Ok(self.with_ffn(spec))
+    fn spec(&self, named: PartialDegrees, shape: &ModelShape) -> LayoutSpec {
+        let &Self { strategy, kv_block, .. } = self;
+        let degrees = strategy.complete(named, shape);
+        LayoutSpec { degrees, strategy, kv_block, qkv: self.qkv.unwrap_or(QkvMode::Replicate) }
     }
 
-    /// `spec` with the degrees of the FFN that were asked for.
-    fn with_ffn(&self, mut spec: LayoutSpec) -> LayoutSpec {
-        spec.degrees.tpf = self.tpf.unwrap_or(spec.degrees.tpf);
-        spec.degrees.ep = self.ep.unwrap_or(spec.degrees.ep);
-        spec
+    fn preference(&self, ranks: usize, degrees: PartialDegrees) -> Preference {
+        let &Self { strategy, kv_block, qkv, .. } = self;
+        Preference { ranks, strategy, degrees, kv_block, qkv }
     }
 
     /// The other degree of attention, when `ranks` and one of them are given.
@@ -108,30 +118,4 @@ impl LayoutArgs {
             ))),
         }
     }
-}
-
-/// `spec` with the QKV mode whose busiest rank has least to read.
-fn cheaper_qkv(model: &Model, spec: LayoutSpec, cost: &ReadCost) -> Outcome<Layout> {
-    let mut best: Option<(f64, Layout)> = None;
-    for qkv in QkvMode::ALL {
-        let layout = Layout::new(&model.shape(), LayoutSpec { qkv, ..spec })?;
-        let bytes = bytes_per_token(&layout, cost);
-        if best.is_none_or(|(least, _)| bytes < least) {
-            best = Some((bytes, layout));
-        }
-    }
-    Ok(best.expect("there is a QKV mode").1)
-}
-
-/// What `helix_layout::choose` compares: bytes that the busiest rank reads for a token, and what
-/// the collectives count for.
-fn bytes_per_token(layout: &Layout, cost: &ReadCost) -> f64 {
-    let busiest = layout.all_ranks().map(|rank| {
-        let reads = Reads::of(layout, rank, cost.context);
-        let layers = (reads.qkv + reads.out + reads.ffn) as f64;
-        let weights = layers * cost.weight_bits + reads.head as f64 * cost.head_bits;
-        (weights + reads.kv as f64 * cost.kv_bits) / 8.0
-    });
-    let collectives = layout.shape().layers * layout.collectives_per_layer();
-    busiest.fold(0.0, f64::max) + collectives as f64 * cost.collective_bytes
 }

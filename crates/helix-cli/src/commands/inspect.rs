@@ -63,10 +63,11 @@ struct Report {
     ranks: Vec<RankView>,
 }
 
-/// How often a KV head's token is stored among all ranks, on average.
+/// How often a KV head's token is stored among the ranks that serve its sequence, on average.
 fn copies(layout: &Layout) -> f64 {
     let stored: usize = layout.all_ranks().map(|rank| layout.kv_heads(rank).len()).sum();
-    stored as f64 / (layout.shape().kv_heads * layout.degrees().kvp) as f64
+    let Degrees { kvp, dp, .. } = layout.degrees();
+    stored as f64 / (layout.shape().kv_heads * kvp * dp) as f64
 }
 
 #[derive(Serialize)]

@@ -92,8 +92,7 @@ fn layouts(args: &VerifyArgs, shape: &ModelShape) -> Outcome<Vec<Layout>> {
     if args.layouts.trim() != "all" {
         let specs = args.layouts.split([',', ';']).map(str::trim).filter(|name| !name.is_empty());
         let layouts = specs.map(|name| {
-            let spec: LayoutSpec = name
-                .parse()
+            let spec = LayoutSpec::read(name, shape)
                 .map_err(|error| Failure::request(format!("--layouts {name:?}: {error}")))?;
             Ok(Layout::new(shape, spec)?)
         });
@@ -105,7 +104,7 @@ fn layouts(args: &VerifyArgs, shape: &ModelShape) -> Outcome<Vec<Layout>> {
     }
     let mut layouts = Vec::new();
     for ranks in 1..=args.ranks {
-        for strategy in Strategy::ALL {
+        for strategy in Strategy::ALL.into_iter().filter(|s| is_told_apart(*s, shape)) {
             for block in BLOCKS {
                 for qkv in QkvMode::ALL {
                     let legal = Layout::candidates(shape, ranks, strategy, block, qkv);
@@ -115,6 +114,11 @@ fn layouts(args: &VerifyArgs, shape: &ModelShape) -> Outcome<Vec<Layout>> {
         }
     }
     Ok(layouts)
+}
+
+/// Without experts, `dp-ep` is not what it is named after: only a list tries it.
+fn is_told_apart(strategy: Strategy, shape: &ModelShape) -> bool {
+    strategy != Strategy::DpEp || shape.moe.is_some()
 }
 
 /// With one shard of the sequence, blocks and QKV modes make no difference: one of each is enough.

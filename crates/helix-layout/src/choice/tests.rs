@@ -1,15 +1,19 @@
 use super::*;
+use crate::{MlaShape, MoeShape};
 
-const SMOLLM2: ModelShape = ModelShape {
+pub(crate) const SMOLLM2: ModelShape = ModelShape {
     layers: 30,
     hidden: 576,
     q_heads: 9,
     kv_heads: 3,
     head_dim: 64,
+    value_dim: 64,
     ffn: 1536,
     vocab: 49152,
     out_block: 32,
     ffn_block: 32,
+    mla: None,
+    moe: None,
 };
 
 const LLAMA_405B: ModelShape = ModelShape {
@@ -18,10 +22,61 @@ const LLAMA_405B: ModelShape = ModelShape {
     q_heads: 128,
     kv_heads: 8,
     head_dim: 128,
+    value_dim: 128,
     ffn: 53248,
     vocab: 128_256,
     out_block: 1,
     ffn_block: 1,
+    mla: None,
+    moe: None,
+};
+
+/// DeepSeek-V3, R1 and their like.
+pub(crate) const DEEPSEEK_V3: ModelShape = ModelShape {
+    layers: 61,
+    hidden: 7168,
+    q_heads: 128,
+    kv_heads: 1,
+    head_dim: 576,
+    value_dim: 128,
+    ffn: 18432,
+    vocab: 129_280,
+    out_block: 128,
+    ffn_block: 128,
+    mla: Some(MlaShape { q_lora: Some(1536), kv_lora: 512, nope: 128, rope: 64 }),
+    moe: Some(MoeShape {
+        layers: 58,
+        experts: 256,
+        top_k: 8,
+        ffn: 2048,
+        block: 128,
+        shared_ffn: 2048,
+        shared_block: 128,
+    }),
+};
+
+/// Qwen3-30B-A3B in K-quants, whose blocks of 256 cut an expert into three at most.
+pub(crate) const QWEN3_MOE: ModelShape = ModelShape {
+    layers: 48,
+    hidden: 2048,
+    q_heads: 32,
+    kv_heads: 4,
+    head_dim: 128,
+    value_dim: 128,
+    ffn: 0,
+    vocab: 151_936,
+    out_block: 256,
+    ffn_block: 256,
+    mla: None,
+    moe: Some(MoeShape {
+        layers: 48,
+        experts: 128,
+        top_k: 8,
+        ffn: 768,
+        block: 256,
+        shared_ffn: 0,
+        shared_block: 1,
+    }),
 };
 
 const COST: ReadCost = ReadCost {
@@ -33,39 +88,17 @@ const COST: ReadCost = ReadCost {
 };
 
 fn over(ranks: usize) -> Preference {
-    Preference { ranks, strategy: Strategy::Helix, kv_block: 16, qkv: None }
+    Preference {
+        ranks,
+        strategy: Strategy::Helix,
+        degrees: PartialDegrees::default(),
+        kv_block: 16,
+        qkv: None,
+    }
 }
 
 fn chosen(shape: &ModelShape, preference: &Preference, cost: &ReadCost) -> String {
     choose(shape, preference, cost).unwrap().layout.name()
-}
-
-#[test]
-fn ranks_that_gather_read_the_model_and_the_kv_once() {
-    for ranks in 1..=16 {
-        for layout in Layout::candidates(&SMOLLM2, ranks, Strategy::Helix, 16, QkvMode::Gather) {
-            let all: Vec<_> = layout.all_ranks().map(|r| Reads::of(&layout, r, 1000)).collect();
-            let sum = |part: fn(&Reads) -> u64| all.iter().map(part).sum::<u64>();
-            assert_eq!(sum(|r| r.qkv), 30 * 576 * (9 + 3 + 3) * 64, "{layout}");
-            assert_eq!(sum(|r| r.out), 30 * 576 * 576, "{layout}");
-            assert_eq!(sum(|r| r.ffn), 30 * 3 * 576 * 1536, "{layout}");
-            assert_eq!(sum(|r| r.head), 576 * 49152, "{layout}");
-            assert_eq!(sum(|r| r.kv), 30 * 2 * 3 * 64 * 1000, "{layout}");
-        }
-    }
-}
-
-#[test]
-fn replicated_qkv_counts_for_every_rank_that_reads_it_and_tp_duplicates_kv() {
-    let replicate = LayoutSpec::new(Strategy::Helix, 4, 1);
-    let layout = Layout::new(&SMOLLM2, replicate).unwrap();
-    assert_eq!(Reads::of(&layout, Rank(3), 64).qkv, 30 * 576 * 15 * 64);
-    assert_eq!(Reads::of(&layout, Rank(3), 64).kv, 30 * 2 * 3 * 64 * 16);
-
-    let tp = Layout::new(&SMOLLM2, LayoutSpec::new(Strategy::Tp, 1, 9)).unwrap();
-    for rank in tp.all_ranks() {
-        assert_eq!(Reads::of(&tp, rank, 64).kv, 30 * 2 * 64 * 64);
-    }
 }
 
 #[test]
@@ -102,7 +135,7 @@ fn what_the_user_fixed_stays_fixed() {
     for qkv in QkvMode::ALL {
         for strategy in Strategy::ALL {
             for ranks in 1..=8 {
-                let fixed = Preference { ranks, strategy, kv_block: 32, qkv: Some(qkv) };
+                let fixed = Preference { strategy, kv_block: 32, qkv: Some(qkv), ..over(ranks) };
                 let layout = choose(&SMOLLM2, &fixed, &COST).unwrap().layout;
                 assert_eq!((layout.ranks(), layout.strategy()), (ranks, strategy));
                 assert_eq!((layout.kv_block(), layout.qkv()), (32, qkv));
@@ -177,4 +210,124 @@ fn hostile_numbers_are_refused() {
     }
     assert!(choose(&ModelShape { layers: 0, ..SMOLLM2 }, &over(2), &COST).is_err());
     assert!(choose(&SMOLLM2, &Preference { kv_block: 0, ..over(2) }, &COST).is_err());
+}
+
+#[test]
+fn named_degrees_are_kept_and_the_rest_is_chosen() {
+    let named = |names: &str| {
+        let mut degrees = PartialDegrees::default();
+        for (key, value) in names.split(' ').filter_map(|name| name.split_once('=')) {
+            let place = match key {
+                "kvp" => &mut degrees.kvp,
+                "tpa" => &mut degrees.tpa,
+                "dp" => &mut degrees.dp,
+                "tpf" => &mut degrees.tpf,
+                _ => &mut degrees.ep,
+            };
+            *place = value.parse().ok();
+        }
+        degrees
+    };
+    let fixed = |ranks, names| Preference { degrees: named(names), ..over(ranks) };
+    for (names, name) in [
+        ("kvp=2", "helix kvp=2 tpa=4 tpf=4 ep=2 block=16 qkv=gather"),
+        ("tpa=1 ep=2", "helix kvp=8 tpa=1 tpf=4 ep=2 block=16 qkv=gather"),
+        ("kvp=4 tpa=2 tpf=1", "helix kvp=4 tpa=2 tpf=1 ep=8 block=16 qkv=gather"),
+    ] {
+        let choice = choose(&QWEN3_MOE, &fixed(8, names), &COST).unwrap();
+        assert_eq!(choice.layout.name(), name, "{names}");
+    }
+    let refusal =
+        |shape, ranks, names| choose(shape, &fixed(ranks, names), &COST).unwrap_err().to_string();
+    assert_eq!(
+        refusal(&SMOLLM2, 4, "tpf=2"),
+        "kvp=4 tpa=1 tpf=2 ep=1 is 4 ranks in attention and 2 in the FFN; helix needs the same \
+         ranks in both: nearest legal: kvp=4 tpa=1 tpf=4 ep=1, kvp=2 tpa=1 tpf=2 ep=1, \
+         kvp=1 tpa=2 tpf=2 ep=1"
+    );
+    assert_eq!(
+        refusal(&QWEN3_MOE, 4, "ep=3"),
+        "kvp=4 tpa=1 tpf=1 ep=3 is 4 ranks in attention and 3 in the FFN; helix needs the same \
+         ranks in both: nearest legal: kvp=4 tpa=1 tpf=1 ep=4, kvp=3 tpa=1 tpf=1 ep=3, \
+         kvp=4 tpa=1 tpf=2 ep=2"
+    );
+    assert_eq!(
+        refusal(&QWEN3_MOE, 4, "kvp=2 tpa=1"),
+        "kvp=2 tpa=1 tpf=2 ep=1 is a layout of 2 ranks, not of 4: ask for 2, or leave degrees out \
+         to have them chosen"
+    );
+    let alone = choose(&QWEN3_MOE, &fixed(2, "kvp=1 tpf=2"), &COST).unwrap();
+    assert!(alone.reason.contains("no other layout of as many ranks has the degrees asked for"));
+}
+
+#[test]
+fn experts_are_cut_by_columns_while_there_are_any_and_then_dealt_to_groups() {
+    // 16 blocks of 128 columns go round.
+    for (ranks, name) in [
+        (8, "helix kvp=8 tpa=1 tpf=8 ep=1 block=16 qkv=gather"),
+        (16, "helix kvp=16 tpa=1 tpf=16 ep=1 block=16 qkv=gather"),
+        (64, "helix kvp=64 tpa=1 tpf=16 ep=4 block=16 qkv=gather"),
+    ] {
+        assert_eq!(chosen(&DEEPSEEK_V3, &over(ranks), &COST), name);
+    }
+    // Three blocks do not. In units of an expert, the busiest of 2, 4 and 8 groups has 5.1, 3.6 and
+    // 2.6 of a token's 8. Two ranks: two blocks of each are 5.3, half of the experts 5.1. Four: a
+    // block of each is 2.7, though the last rank has none. Eight: a block in two groups is 1.7.
+    let grid = |ranks| {
+        let Degrees { tpf, ep, .. } =
+            choose(&QWEN3_MOE, &over(ranks), &COST).unwrap().layout.degrees();
+        (tpf, ep)
+    };
+    assert_eq!([1, 2, 3, 4, 8, 12].map(grid), [(1, 1), (1, 2), (3, 1), (4, 1), (4, 2), (3, 4)]);
+}
+
+#[test]
+fn the_reason_tells_what_the_busiest_group_of_experts_has() {
+    let choice = choose(&QWEN3_MOE, &over(8), &COST).unwrap();
+    let tail =
+        " Of a token's 8 experts per layer the busiest of 2 groups has 5.1 on average. Chosen";
+    assert!(choice.reason.contains(tail), "{}", choice.reason);
+}
+
+#[test]
+fn dp_ep_deals_whole_experts_unless_told_otherwise() {
+    let data = Preference { strategy: Strategy::DpEp, ..over(8) };
+    let choice = choose(&DEEPSEEK_V3, &data, &COST).unwrap();
+    let name = "dp-ep kvp=1 tpa=1 dp=8 tpf=1 ep=8 block=16 qkv=replicate";
+    assert_eq!(choice.layout.name(), name);
+    assert!(choice.reason.contains("; that is how dp-ep cuts unless told otherwise."));
+    let degrees = PartialDegrees { tpf: Some(2), ..PartialDegrees::default() };
+    let name = "dp-ep kvp=1 tpa=1 dp=8 tpf=2 ep=4 block=16 qkv=replicate";
+    assert_eq!(chosen(&DEEPSEEK_V3, &Preference { degrees, ..data }, &COST), name);
+    let name = "dp-ep kvp=1 tpa=1 dp=8 tpf=8 ep=1 block=16 qkv=replicate";
+    assert_eq!(chosen(&SMOLLM2, &data, &COST), name);
+}
+
+#[test]
+fn the_winner_over_experts_waits_least_for_its_slowest_rank() {
+    for shape in [DEEPSEEK_V3, QWEN3_MOE] {
+        let moe = shape.moe.unwrap();
+        for ranks in 1..=16 {
+            let winner = choose(&shape, &over(ranks), &COST).unwrap().layout;
+            // What Reads counts on average, with the busiest group's experts for the rank's own.
+            let slowest = |layout: &Layout| {
+                let busiest = experts_of_busiest_group(&moe, layout.degrees().ep);
+                let bits = layout.all_ranks().map(|rank| {
+                    let reads = Reads::of(layout, rank, COST.context);
+                    let own = layout.experts(rank).len() as f64;
+                    let mean = moe.top_k as f64 * own / moe.experts as f64;
+                    let experts = reads.experts as f64 * busiest / mean;
+                    let weights = (reads.qkv + reads.out + reads.ffn) as f64 + experts;
+                    5.0 * weights + 8.5 * reads.head as f64 + 16.0 * reads.kv as f64
+                });
+                bits.fold(0.0, f64::max)
+            };
+            for qkv in QkvMode::ALL {
+                for other in Layout::candidates(&shape, ranks, Strategy::Helix, 16, qkv) {
+                    let ratio = slowest(&winner) / slowest(&other);
+                    assert!(ratio < 1.0 + 1e-9, "{winner} against {other}: {ratio}");
+                }
+            }
+        }
+    }
 }

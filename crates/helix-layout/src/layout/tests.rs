@@ -7,7 +7,10 @@ use proptest::prelude::{
 };
 
 use super::*;
-use crate::Strategy;
+use crate::{MlaShape, MoeShape, PartialDegrees, Strategy};
+
+mod experts;
+mod latent;
 
 /// (query heads, KV heads, head size, FFN width, vocabulary, W_O's block, W_down's block)
 const SHAPES: [(usize, usize, usize, usize, usize, usize, usize); 8] = [
@@ -29,10 +32,14 @@ fn shapes() -> impl Iterator<Item = ModelShape> {
             q_heads,
             kv_heads,
             head_dim,
+            // Outputs as wide as keys in half of the shapes.
+            value_dim: if kv_heads % 2 == 0 { head_dim } else { head_dim + 24 },
             ffn,
             vocab,
             out_block,
             ffn_block,
+            mla: None,
+            moe: None,
         }
     })
 }
@@ -40,12 +47,18 @@ fn shapes() -> impl Iterator<Item = ModelShape> {
 /// Checks every legal layout with degrees of attention up to 16, and that there are some.
 fn for_every_layout(check: impl Fn(&ModelShape, &Layout)) {
     let mut checked = 0;
+    let pairs = || (1..=16).flat_map(|kvp| (1..=16).map(move |tpa| (kvp, tpa)));
     for shape in shapes() {
         for strategy in Strategy::ALL {
-            for (kvp, tpa) in (1..=16).flat_map(|kvp| (1..=16).map(move |tpa| (kvp, tpa))) {
+            let one_group = pairs().map(|(kvp, tpa)| strategy.degrees(kvp, tpa));
+            let groups = (2..=16).map(|dp| {
+                let named = PartialDegrees { dp: Some(dp), ..PartialDegrees::default() };
+                strategy.complete(named, &shape)
+            });
+            for degrees in one_group.chain(groups) {
                 for qkv in QkvMode::ALL {
-                    let spec = LayoutSpec { qkv, ..LayoutSpec::new(strategy, kvp, tpa) };
-                    if let Ok(layout) = Layout::new(&shape, spec) {
+                    let plain = LayoutSpec::new(strategy, 1, 1);
+                    if let Ok(layout) = Layout::new(&shape, LayoutSpec { degrees, qkv, ..plain }) {
                         check(&shape, &layout);
                         checked += 1;
                     }
@@ -53,7 +66,8 @@ fn for_every_layout(check: impl Fn(&ModelShape, &Layout)) {
             }
         }
     }
-    assert_eq!(checked, 2 * (2 * 16 * (3 + 3 + 5 + 5 + 8 + 1 + 2 + 1) + 8 * 16));
+    // helix and medha, tp, dp-ep.
+    assert_eq!(checked, 2 * (2 * 16 * (3 + 3 + 5 + 5 + 8 + 1 + 2 + 1) + 8 * 16 + 8 * 16));
 }
 
 /// Asserts that ranges in order, empty ones too, are the whole without gap or overlap.
@@ -73,9 +87,16 @@ fn assert_even(sizes: impl Iterator<Item = usize>, granule: usize, what: &str) {
     assert!(most.unwrap() - least.unwrap() <= 1, "{what}: {granules:?}");
 }
 
+/// The first rank of each KVP group; under `dp-ep`, of all that serve the same sequences.
 fn first_of_groups(layout: &Layout) -> impl Iterator<Item = Rank> {
     let kvp = layout.degrees().kvp;
     (0..layout.degrees().tpa).map(move |tpa| Rank(tpa * kvp))
+}
+
+/// The ranks that serve the same sequences, group by group.
+fn dp_groups(layout: &Layout) -> impl Iterator<Item = Vec<Rank>> {
+    let dp = layout.degrees().dp;
+    (0..dp).map(move |dp| layout.all_ranks().filter(|r| layout.attention(*r).dp == dp).collect())
 }
 
 #[test]
@@ -83,19 +104,22 @@ fn legal_is_what_the_strategies_say_and_nothing_else() {
     let degrees = 0..=4;
     for shape in shapes() {
         let all = degrees.clone().flat_map(|kvp| degrees.clone().map(move |tpa| (kvp, tpa)));
-        for (kvp, tpa) in all {
+        let all = all.flat_map(|(kvp, tpa)| (0..=3).map(move |dp| (kvp, tpa, dp)));
+        for (kvp, tpa, dp) in all {
             for (tpf, ep) in (0..=17).flat_map(|tpf| (0..=2).map(move |ep| (tpf, ep))) {
+                let degrees = Degrees { kvp, tpa, dp, tpf, ep };
                 let legal = |strategy| {
-                    let degrees = Degrees { kvp, tpa, tpf, ep };
                     let spec = LayoutSpec { degrees, ..LayoutSpec::new(strategy, 1, 1) };
                     Layout::new(&shape, spec).is_ok()
                 };
                 let dense = kvp > 0 && tpa > 0 && ep == 1;
-                let fits = tpa <= shape.kv_heads;
-                let what = (kvp, tpa, tpf, ep);
-                assert_eq!(legal(Strategy::Helix), dense && fits && tpf == kvp * tpa, "{what:?}");
-                assert_eq!(legal(Strategy::Tp), dense && kvp == 1 && tpf == tpa, "{what:?}");
-                assert_eq!(legal(Strategy::Medha), dense && fits && tpf == tpa, "{what:?}");
+                let one = dense && dp == 1;
+                let fits = one && tpa <= shape.kv_heads;
+                assert_eq!(legal(Strategy::Helix), fits && tpf == kvp * tpa, "{degrees}");
+                assert_eq!(legal(Strategy::Tp), one && kvp == 1 && tpf == tpa, "{degrees}");
+                assert_eq!(legal(Strategy::Medha), fits && tpf == tpa, "{degrees}");
+                let whole = dense && dp > 0 && kvp == 1 && tpa == 1;
+                assert_eq!(legal(Strategy::DpEp), whole && tpf == dp, "{degrees}");
             }
         }
     }
@@ -104,17 +128,18 @@ fn legal_is_what_the_strategies_say_and_nothing_else() {
 #[test]
 fn places_in_attention_are_kvp_contiguous_and_each_is_one_rank() {
     for_every_layout(|_, layout| {
-        let Degrees { kvp, tpa, .. } = layout.degrees();
-        assert_eq!(layout.ranks(), kvp * tpa);
-        let mut expected = (0..tpa).flat_map(|t| (0..kvp).map(move |k| (k, t)));
+        let Degrees { kvp, tpa, dp, .. } = layout.degrees();
+        assert_eq!(layout.ranks(), kvp * tpa * dp);
+        let slices = (0..dp).flat_map(|d| (0..tpa).map(move |t| (t, d)));
+        let mut expected = slices.flat_map(|(t, d)| (0..kvp).map(move |k| (k, t, d)));
         for rank in layout.all_ranks() {
             let at = layout.attention(rank);
-            assert_eq!(Some((at.kvp, at.tpa)), expected.next());
+            assert_eq!(Some((at.kvp, at.tpa, at.dp)), expected.next());
             assert_eq!(layout.rank(at), rank);
             let group = layout.kvp_group(rank);
             assert_eq!(group.len(), kvp);
             for (index, member) in group.enumerate() {
-                let expected = AttentionCoord { kvp: index, tpa: at.tpa };
+                let expected = AttentionCoord { kvp: index, ..at };
                 assert_eq!(layout.attention(Rank(member)), expected, "{layout}");
             }
         }
@@ -141,7 +166,7 @@ fn slices_of_heads_tile_and_kv_heads_are_those_that_their_queries_use() {
 #[test]
 fn kv_is_stored_once_unless_tp_has_more_ranks_than_kv_heads() {
     for_every_layout(|shape, layout| {
-        let Degrees { kvp, tpa, .. } = layout.degrees();
+        let Degrees { kvp, tpa, dp, .. } = layout.degrees();
         let mut copies = vec![0; kvp * shape.kv_heads];
         for rank in layout.all_ranks() {
             let heads = layout.kv_heads(rank);
@@ -151,7 +176,8 @@ fn kv_is_stored_once_unless_tp_has_more_ranks_than_kv_heads() {
             }
         }
         if tpa <= shape.kv_heads {
-            assert!(copies.iter().all(|&n| n == 1), "{layout}: {copies:?}");
+            // A place in each group, of which one has the sequence.
+            assert!(copies.iter().all(|&n| n == dp), "{layout}: {copies:?}");
             let slices = first_of_groups(layout).map(|rank| layout.kv_heads(rank).len());
             assert_even(slices, 1, &layout.name());
         } else {
@@ -168,8 +194,10 @@ fn kv_is_stored_once_unless_tp_has_more_ranks_than_kv_heads() {
 #[test]
 fn out_heads_tile_the_heads_and_come_from_the_own_group() {
     for_every_layout(|shape, layout| {
-        let all = layout.all_ranks().map(|rank| layout.out_heads(rank));
-        assert_tile(all, 0..shape.q_heads, &layout.name());
+        for group in dp_groups(layout) {
+            let kept = group.into_iter().map(|rank| layout.out_heads(rank));
+            assert_tile(kept, 0..shape.q_heads, &layout.name());
+        }
         for first in first_of_groups(layout) {
             let members = || layout.kvp_group(first).map(Rank);
             let kept = members().map(|rank| layout.out_heads(rank));
@@ -188,7 +216,7 @@ fn out_heads_tile_the_heads_and_come_from_the_own_group() {
 #[test]
 fn out_cols_are_the_fewest_whole_blocks_that_hold_the_out_heads() {
     for_every_layout(|shape, layout| {
-        let width = shape.q_heads * shape.head_dim;
+        let width = shape.q_heads * shape.value_dim;
         for rank in layout.all_ranks() {
             let (heads, cols) = (layout.out_heads(rank), layout.out_cols(rank));
             assert_eq!(heads.is_empty(), cols.is_empty(), "{layout}, rank {rank}");
@@ -196,7 +224,7 @@ fn out_cols_are_the_fewest_whole_blocks_that_hold_the_out_heads() {
             if heads.is_empty() {
                 continue;
             }
-            let (start, end) = (heads.start * shape.head_dim, heads.end * shape.head_dim);
+            let (start, end) = (heads.start * shape.value_dim, heads.end * shape.value_dim);
             assert!(cols.start.is_multiple_of(shape.out_block), "{layout}: {cols:?}");
             assert!(cols.end.is_multiple_of(shape.out_block) || cols.end == width);
             assert!(cols.start <= start && start - cols.start < shape.out_block);
@@ -208,10 +236,11 @@ fn out_cols_are_the_fewest_whole_blocks_that_hold_the_out_heads() {
 #[test]
 fn qkv_shares_of_a_group_are_its_slice_end_to_end() {
     for_every_layout(|shape, layout| {
-        let head_dim = shape.head_dim;
         for first in first_of_groups(layout) {
-            let slice = [layout.q_heads(first), layout.kv_heads(first), layout.kv_heads(first)]
-                .map(|heads| heads.start * head_dim..heads.end * head_dim);
+            let (q, kv) = (layout.q_heads(first), layout.kv_heads(first));
+            let slice = [(&q, shape.head_dim), (&kv, shape.head_dim), (&kv, shape.value_dim)]
+                .map(|(heads, width)| heads.start * width..heads.end * width);
+            assert_eq!(layout.q_share(first), q, "{layout}");
             let group = || layout.kvp_group(first).map(Rank);
             if layout.qkv() == QkvMode::Replicate {
                 assert!(group().all(|rank| layout.qkv_share(rank) == slice), "{layout}");
@@ -295,9 +324,13 @@ fn candidates_are_every_legal_layout_of_that_many_ranks() {
             for ranks in 0..=32 {
                 let found = Layout::candidates(&shape, ranks, strategy, 16, QkvMode::Gather);
                 let all = (1..=ranks).flat_map(|kvp| (1..=ranks).map(move |tpa| (kvp, tpa)));
-                let legal: Vec<_> = all
-                    .filter(|(kvp, tpa)| kvp * tpa == ranks)
-                    .map(|(kvp, tpa)| LayoutSpec::new(strategy, kvp, tpa))
+                let one_group = all.map(|(kvp, tpa)| strategy.degrees(kvp, tpa));
+                let groups =
+                    (2..=ranks).map(|dp| Degrees { dp, tpf: dp, ..strategy.degrees(1, 1) });
+                let legal: Vec<_> = one_group
+                    .chain(groups)
+                    .filter(|degrees| degrees.attention_ranks() == ranks)
+                    .map(|degrees| LayoutSpec { degrees, ..LayoutSpec::new(strategy, 1, 1) })
                     .map(|spec| LayoutSpec { qkv: QkvMode::Gather, ..spec })
                     .filter_map(|spec| Layout::new(&shape, spec).ok())
                     .collect();
@@ -310,7 +343,7 @@ fn candidates_are_every_legal_layout_of_that_many_ranks() {
 
 #[test]
 fn what_nine_heads_over_four_ranks_hold() {
-    let shape = shapes().next().unwrap();
+    let shape = ModelShape { value_dim: 64, ..shapes().next().unwrap() };
     let spec = LayoutSpec { qkv: QkvMode::Gather, ..LayoutSpec::new(Strategy::Helix, 2, 2) };
     let layout = Layout::new(&shape, spec).unwrap();
     assert_eq!(layout.name(), "helix kvp=2 tpa=2 tpf=4 ep=1 block=16 qkv=gather");
@@ -336,10 +369,10 @@ fn what_nine_heads_over_four_ranks_hold() {
 
 #[test]
 fn refusals_name_the_numbers_and_the_nearest_legal_layouts() {
-    let shape = shapes().next().unwrap();
+    let shape = ModelShape { value_dim: 64, ..shapes().next().unwrap() };
     let refusal = |spec| Layout::new(&shape, spec).unwrap_err().to_string();
     let degrees = |strategy, kvp, tpa, tpf, ep| LayoutSpec {
-        degrees: Degrees { kvp, tpa, tpf, ep },
+        degrees: Degrees { kvp, tpa, dp: 1, tpf, ep },
         ..LayoutSpec::new(strategy, 1, 1)
     };
     let cases = [
@@ -420,42 +453,103 @@ fn any_size() -> impl Generator<Value = usize> {
     ]
 }
 
+/// Often a latent that fits its head, which chance would not find.
+fn any_mla(head_dim: usize) -> impl Generator<Value = Option<MlaShape>> {
+    let fitting = (prop::option::of(1usize..=64), 1usize..=64, 1..=head_dim.clamp(1, 64));
+    let fitting = fitting.prop_map(move |(q_lora, nope, rope)| MlaShape {
+        q_lora,
+        kv_lora: head_dim.saturating_sub(rope),
+        nope,
+        rope,
+    });
+    let wild = (prop::option::of(any_size()), prop::array::uniform3(any_size()));
+    let wild =
+        wild.prop_map(|(q_lora, [kv_lora, nope, rope])| MlaShape { q_lora, kv_lora, nope, rope });
+    prop_oneof![2 => Just(None), 3 => fitting.prop_map(Some), 1 => wild.prop_map(Some)]
+}
+
+fn any_moe() -> impl Generator<Value = Option<MoeShape>> {
+    prop::option::of(prop::array::uniform7(any_size())).prop_map(|sizes| {
+        let [layers, experts, top_k, ffn, block, shared_ffn, shared_block] = sizes?;
+        Some(MoeShape { layers, experts, top_k, ffn, block, shared_ffn, shared_block })
+    })
+}
+
+fn any_shape() -> impl Generator<Value = ModelShape> {
+    let sizes = (prop::array::uniform9(any_size()), any_size());
+    sizes.prop_flat_map(|(sizes, value_dim)| {
+        let [layers, hidden, group, kv_heads, head_dim, ffn, vocab, out_block, ffn_block] = sizes;
+        let shape = move |(mla, moe): (Option<MlaShape>, Option<MoeShape>)| {
+            let kv_heads = if mla.is_some() { 1 } else { kv_heads };
+            ModelShape {
+                layers,
+                hidden,
+                q_heads: group.saturating_mul(kv_heads),
+                kv_heads,
+                head_dim,
+                value_dim,
+                ffn,
+                vocab,
+                out_block,
+                ffn_block,
+                mla,
+                // Rarely more MoE layers than layers: nothing else would be looked at.
+                moe: moe.map(|moe| MoeShape { layers: moe.layers.min(layers), ..moe }),
+            }
+        };
+        (any_mla(head_dim), any_moe()).prop_map(shape)
+    })
+}
+
 proptest! {
     #[test]
     fn no_number_panics_and_what_is_legal_can_be_asked_anything(
-        sizes in prop::array::uniform9(any_size()),
+        shape in any_shape(),
         [kvp, tpa, kv_block] in prop::array::uniform3(any_size()),
-        ffn_side in prop::option::of(prop::array::uniform2(any_size())),
-        (strategy, qkv) in (0usize..3, 0usize..2),
+        named in prop::array::uniform3(prop::option::weighted(0.3, any_size())),
+        (strategy, qkv) in (0usize..4, 0usize..2),
         pick: usize,
     ) {
-        let [layers, hidden, group, kv_heads, head_dim, ffn, vocab, out_block, ffn_block] = sizes;
-        let q_heads = group.saturating_mul(kv_heads);
-        let shape = ModelShape {
-            layers, hidden, q_heads, kv_heads, head_dim, ffn, vocab, out_block, ffn_block,
-        };
         let strategy = Strategy::ALL[strategy];
         let qkv = QkvMode::ALL[qkv];
-        let degrees = match ffn_side {
-            None => strategy.degrees(kvp, tpa),
-            Some([tpf, ep]) => Degrees { kvp, tpa, tpf, ep },
+        let [dp, tpf, ep] = named;
+        let named = PartialDegrees { kvp: Some(kvp), tpa: Some(tpa), dp, tpf, ep };
+        let named = match (strategy, pick % 4) {
+            (Strategy::DpEp, 1..) => {
+                PartialDegrees { kvp: None, tpa: None, dp: Some(kvp), ..named }
+            }
+            _ => named,
         };
+        let degrees = strategy.complete(named, &shape);
+        prop_assert!(named.allow(&degrees));
         let spec = LayoutSpec { degrees, strategy, kv_block, qkv };
+        prop_assert!(LayoutSpec::read(&spec.to_string(), &shape) == Ok(spec));
         match Layout::new(&shape, spec) {
             Err(error) => prop_assert!(!error.to_string().is_empty()),
-            Ok(layout) => {
-                let rank = Rank(pick % layout.ranks());
-                let at = layout.attention(rank);
-                prop_assert!(layout.out_heads(rank).end <= q_heads);
-                prop_assert!(layout.out_cols(rank).end <= q_heads * head_dim);
-                prop_assert!(layout.qkv_share(rank)[0].end <= q_heads * head_dim);
-                prop_assert!(layout.ffn_cols(rank).end <= ffn);
-                prop_assert!(layout.vocab_rows(rank).end <= vocab);
-                prop_assert!(layout.owned_before(at.kvp, pick) <= pick);
-                prop_assert!(layout.owner(pick) < kvp);
-            }
+            Ok(layout) => assert_inside(&layout, Rank(pick % layout.ranks()), pick),
         }
         let found = Layout::candidates(&shape, kvp, strategy, kv_block, qkv);
         prop_assert!(found.iter().all(|layout| layout.ranks() == kvp));
     }
+}
+
+/// Asks `layout` everything about `rank`.
+fn assert_inside(layout: &Layout, rank: Rank, pick: usize) {
+    let (shape, at) = (layout.shape(), layout.attention(rank));
+    assert!(layout.out_heads(rank).end <= shape.q_heads);
+    assert!(layout.q_share(rank).end <= shape.q_heads);
+    assert!(layout.out_cols(rank).end <= shape.q_heads * shape.value_dim);
+    assert!(layout.qkv_share(rank)[0].end <= shape.q_heads * shape.q_dim());
+    assert!(layout.ffn_cols(rank).end <= shape.ffn);
+    assert!(layout.vocab_rows(rank).end <= shape.vocab);
+    let moe = shape.moe;
+    assert!(layout.experts(rank).end <= moe.map_or(0, |moe| moe.experts));
+    assert!(layout.expert_cols(rank).end <= moe.map_or(0, |moe| moe.ffn));
+    assert!(layout.shared_cols(rank).end <= moe.map_or(0, |moe| moe.shared_ffn));
+    let in_ffn = layout.ffn(rank).is_some();
+    assert_eq!(layout.expert_group(rank).any(|member| member == rank), in_ffn);
+    assert_eq!(layout.ep_peers(rank).any(|peer| peer == rank), in_ffn);
+    assert!(layout.owned_before(at.kvp, pick) <= pick);
+    assert!(layout.owner(pick) < layout.degrees().kvp);
+    assert!(layout.all_ranks().any(|rank| layout.attends(rank, pick)));
 }

@@ -109,10 +109,13 @@ fn shape_has_the_largest_blocks_of_all_layers() {
         q_heads: 8,
         kv_heads: 2,
         head_dim: 64,
+        value_dim: 64,
         ffn: 512,
         vocab: 300,
         out_block: 32,
         ffn_block: 1,
+        mla: None,
+        moe: None,
     };
     assert_eq!(shape, expected);
 

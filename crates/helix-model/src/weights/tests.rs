@@ -153,7 +153,7 @@ fn every_format_is_cut_between_blocks() {
         };
         let model = model(&spec);
         let spec = LayoutSpec {
-            degrees: Degrees { kvp: 2, tpa: 1, tpf: 2, ep: 1 },
+            degrees: Degrees { kvp: 2, tpa: 1, dp: 1, tpf: 2, ep: 1 },
             ..LayoutSpec::new(Strategy::Helix, 2, 1)
         };
         let layout = Layout::new(&model.shape(), spec).unwrap();
