@@ -34,4 +34,7 @@ pub use huggingface::Directory;
 pub use model::Model;
 pub use tensor::Tensor;
 pub use tokenizer::*;
-pub use weights::{LayerWeights, RankWeights, SharedShards, rank_bytes};
+pub use weights::{
+    AttentionWeights, DenseWeights, ExpertWeights, FfnWeights, HeadsWeights, LatentWeights,
+    LayerWeights, MoeWeights, RankWeights, SharedShards, rank_bytes,
+};

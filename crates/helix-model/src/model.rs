@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use helix_layout::ModelShape;
+use helix_kernels::Format;
+use helix_layout::{MlaShape, ModelShape, MoeShape};
 
 use crate::arch::tensors::{self, EMBEDDING, HEAD, layer_tensor};
+use crate::config::Mla;
 use crate::huggingface::Directory;
 use crate::source::Source;
 use crate::tensor::Tensor;
@@ -17,6 +19,8 @@ pub struct Model {
     /// Architecture and sizes.
     pub config: Config,
     source: Source,
+    /// What matrices are quantised to at load, if at all.
+    quantise: Option<Format>,
 }
 
 impl Model {
@@ -43,32 +47,80 @@ impl Model {
     }
 
     fn new(config: Config, source: Source) -> Result<Model, ModelError> {
-        let model = Model { config, source };
+        let model = Model { config, source, quantise: None };
         model.check_tensors()?;
         Ok(model)
     }
 
+    /// Quantises matrices at load: those that are stored as floats, 16 bits or FP8. Where rows are
+    /// not whole blocks of `format` they take Q8_0, or stay as they are. Routers and what is read
+    /// row by row stay, too.
+    ///
+    /// # Panics
+    /// When `format` is none that can be quantised to.
+    pub fn quantise_at_load(&mut self, format: Format) {
+        assert!(format.is_quantized() && format != Format::Mxfp4, "{format} as a load format");
+        self.quantise = Some(format);
+    }
+
+    /// The format that a tensor's shards are held in.
+    pub(crate) fn packed_format(&self, name: &str, tensor: &Tensor<'_>) -> Format {
+        let Some(format) = self.quantise else { return tensor.format };
+        if tensor.format.is_quantized() || name.ends_with("ffn_gate_inp.weight") {
+            return tensor.format;
+        }
+        let fits = |format: &Format| tensor.cols.is_multiple_of(format.block_len());
+        [format, Format::Q8_0].into_iter().find(fits).unwrap_or(tensor.format)
+    }
+
     /// The sizes that decide how the model can be cut.
     ///
-    /// Blocks are those of the formats on disk, the largest where layers differ: a cut at their
-    /// multiples is a cut between blocks in every layer.
+    /// Blocks are those of the formats that matrices are held in, the largest where layers differ:
+    /// a cut at their multiples is a cut between blocks in every layer.
     pub fn shape(&self) -> ModelShape {
-        let Config { layers, hidden, q_heads, kv_heads, head_dim, ffn, vocab, .. } = self.config;
-        let out_block = self.largest_block("attn_output.weight");
-        let ffn_block = self.largest_block("ffn_down.weight");
+        let config = &self.config;
+        let &Config { layers, hidden, q_heads, kv_heads, head_dim, value_dim, vocab, .. } = config;
+        let (experts, dense): (Vec<usize>, Vec<usize>) =
+            (0..layers).partition(|&layer| config.moe(layer).is_some());
+        let block = |layers: &[usize], suffix: &str, part: Option<usize>| {
+            let block = |&layer: &usize| {
+                let name = layer_tensor(layer, suffix);
+                let tensor = self.source.tensor(config, &name, part);
+                let tensor = tensor.expect("checked when the model was opened");
+                self.packed_format(&name, &tensor).block_len()
+            };
+            layers.iter().map(block).max().unwrap_or(1)
+        };
+        let out_block = block(&dense, "attn_output.weight", None);
+        let moe = config.moe.as_ref().filter(|_| !experts.is_empty()).map(|moe| MoeShape {
+            layers: experts.len(),
+            experts: moe.experts,
+            top_k: moe.routing.top_k,
+            ffn: moe.ffn,
+            block: block(&experts, "ffn_down_exps.weight", Some(0)),
+            shared_ffn: moe.shared_ffn,
+            shared_block: match moe.shared_ffn {
+                0 => 1,
+                _ => block(&experts, "ffn_down_shexp.weight", None),
+            },
+        });
+        let mla = config.mla.map(|mla| {
+            let Mla { q_lora, kv_lora, nope, rope, .. } = mla;
+            MlaShape { q_lora, kv_lora, nope, rope }
+        });
         ModelShape {
             layers,
             hidden,
             q_heads,
             kv_heads,
             head_dim,
-            value_dim: head_dim,
-            ffn,
+            value_dim,
+            ffn: if dense.is_empty() { 0 } else { config.ffn },
             vocab,
-            out_block,
-            ffn_block,
-            mla: None,
-            moe: None,
+            out_block: out_block.max(block(&experts, "attn_output.weight", None)),
+            ffn_block: block(&dense, "ffn_down.weight", None),
+            mla,
+            moe,
         }
     }
 
@@ -151,14 +203,6 @@ impl Model {
             Source::Gguf(gguf) => ChatTemplate::from_gguf(gguf),
             Source::HuggingFace(directory) => ChatTemplate::from_directory(directory),
         }
-    }
-
-    fn largest_block(&self, suffix: &str) -> usize {
-        let block = |layer: usize| {
-            let tensor = self.tensor(&layer_tensor(layer, suffix));
-            tensor.expect("checked when the model was opened").format.block_len()
-        };
-        (0..self.config.layers).map(block).max().unwrap_or(1)
     }
 
     /// Every tensor that the architecture has must be there in its shape, and no other.

@@ -11,7 +11,7 @@ use crate::arch::tensors::Slot;
 use crate::config::{Config, Mla};
 use crate::gguf::{GgmlType, Gguf, TensorInfo};
 use crate::huggingface::{Directory, Located};
-use crate::tensor::{Order, Tensor};
+use crate::tensor::{FP4_BLOCK, Order, SCALE_BLOCK, ScaleGrid, Tensor};
 
 /// Where a model's tensors are.
 #[derive(Debug)]
@@ -130,17 +130,18 @@ pub(crate) fn of_gguf<'a>(
     let cols = info.dims[0] as usize;
     let rows = outer.iter().product::<u64>() as usize;
     debug_assert_eq!(format.row_bytes(cols).map(|bytes| bytes * rows), Some(data.len()));
-    Ok(Tensor { name: &info.name, format, rows, cols, data, order: Order::Rows })
+    let order = Order::Rows { first: 0 };
+    Ok(Tensor { name: &info.name, format, rows, cols, data, order, scales: None })
 }
 
 /// The kernels' name for a tensor's type, if they have one.
 fn format_of(info: &TensorInfo) -> Result<Format, ModelError> {
     let ggml_type: &'static GgmlType = info.ggml_type;
-    let known = Format::ALL.into_iter().find(|format| format.name() == ggml_type.name);
+    let known = Format::GGML.into_iter().find(|format| format.name() == ggml_type.name);
     known.ok_or_else(|| ModelError::UnsupportedType {
         name: info.name.clone(),
         ggml_type: ggml_type.name,
-        supported: Format::ALL.map(Format::name).join(", "),
+        supported: Format::GGML.map(Format::name).join(", "),
     })
 }
 
@@ -186,7 +187,29 @@ fn whole<'a>(directory: &'a Directory, name: &str) -> Result<Tensor<'a>, ModelEr
         [rows, cols] if rows > 0 && cols > 0 => (rows, cols),
         _ => return Err(shape_error(name, located, "one or two extents, none of them 0".into())),
     };
-    Ok(Tensor { name, format, rows, cols, data: directory.data(located), order: Order::Rows })
+    let scales = scales(directory, name, format, rows, cols)?;
+    let (data, order) = (directory.data(located), Order::Rows { first: 0 });
+    Ok(Tensor { name, format, rows, cols, data, order, scales })
+}
+
+/// The scales of a matrix in FP8, which lie beside it.
+fn scales<'a>(
+    directory: &'a Directory,
+    name: &str,
+    format: Format,
+    rows: usize,
+    cols: usize,
+) -> Result<Option<ScaleGrid<'a>>, ModelError> {
+    if format != Format::F8E4M3 {
+        return Ok(None);
+    }
+    let expected = [rows.div_ceil(SCALE_BLOCK), cols.div_ceil(SCALE_BLOCK)];
+    let (name, located) = find(directory, &format!("{name}_scale_inv"))?;
+    if located.entry.shape != expected {
+        return Err(shape_error(name, located, format!("{expected:?}")));
+    }
+    let format = floats(name, located)?;
+    Ok(Some(ScaleGrid { format, data: directory.data(located), cols: expected[1] }))
 }
 
 /// The matrix or bias of expert `part` in a tensor of all.
@@ -196,17 +219,21 @@ fn fused<'a>(
     outputs: Part,
     part: usize,
 ) -> Result<Tensor<'a>, ModelError> {
-    let (name, located) = find(directory, name)?;
-    let format = dtype_format(name, located)?;
-    let (experts, inputs, all) = match located.entry.shape[..] {
-        [experts, all] if experts > part => (experts, None, all),
-        [experts, inputs, all] if experts > part => (experts, Some(inputs), all),
-        _ => return Err(shape_error(name, located, format!("at least {} experts", part + 1))),
-    };
     let (step, first) = match outputs {
         Part::All => (1, 0),
         Part::Even => (2, 0),
         Part::Odd => (2, 1),
+    };
+    let blocks = format!("{name}_blocks");
+    if directory.tensor(&blocks).is_some() {
+        return fused_fp4(directory, &blocks, &format!("{name}_scales"), [first, step], part);
+    }
+    let (name, located) = find(directory, name)?;
+    let format = floats(name, located)?;
+    let (experts, inputs, all) = match located.entry.shape[..] {
+        [experts, all] if experts > part => (experts, None, all),
+        [experts, inputs, all] if experts > part => (experts, Some(inputs), all),
+        _ => return Err(shape_error(name, located, format!("at least {} experts", part + 1))),
     };
     if all == 0 || inputs == Some(0) || !all.is_multiple_of(step) {
         return Err(shape_error(name, located, "an even number of outputs".into()));
@@ -217,13 +244,55 @@ fn fused<'a>(
     let rows = all / step;
     Ok(match inputs {
         None => {
-            let order = Order::Strided { start: first, row: 0, col: step };
-            Tensor { name, format, rows: 1, cols: rows, data, order }
+            let order = Order::Strided { start: first, row: 0, col: step, of: all };
+            Tensor { name, format, rows: 1, cols: rows, data, order, scales: None }
         }
         Some(cols) => {
-            let order = Order::Strided { start: first, row: step, col: all };
-            Tensor { name, format, rows, cols, data, order }
+            let order = Order::Strided { start: first, row: step, col: all, of: all };
+            Tensor { name, format, rows, cols, data, order, scales: None }
         }
+    })
+}
+
+/// The matrix of expert `part` in blocks of MXFP4, `[experts, outputs, inputs / 32, 16]`, whose
+/// exponents are a tensor of their own.
+fn fused_fp4<'a>(
+    directory: &'a Directory,
+    blocks: &str,
+    exponents: &str,
+    [first, step]: [usize; 2],
+    part: usize,
+) -> Result<Tensor<'a>, ModelError> {
+    let (name, located) = find(directory, blocks)?;
+    let (other, scales) = find(directory, exponents)?;
+    for (name, located) in [(name, located), (other, scales)] {
+        if located.entry.dtype.name != "U8" {
+            return Err(unsupported(name, located, "U8".to_owned()));
+        }
+    }
+    let [experts, all, row_blocks, 16] = located.entry.shape[..] else {
+        let expected = "[experts, outputs, blocks, 16]".to_owned();
+        return Err(shape_error(name, located, expected));
+    };
+    if experts <= part || all == 0 || row_blocks == 0 || !all.is_multiple_of(step) {
+        let expected = format!("at least {} experts, and whole pairs of outputs", part + 1);
+        return Err(shape_error(name, located, expected));
+    }
+    if scales.entry.shape != [experts, all, row_blocks] {
+        return Err(shape_error(other, scales, format!("[{experts}, {all}, {row_blocks}]")));
+    }
+    let of_part = |located: &Located, bytes: usize| -> &'a [u8] {
+        &directory.data(located)[part * bytes..(part + 1) * bytes]
+    };
+    let exponents = of_part(scales, all * row_blocks);
+    Ok(Tensor {
+        name,
+        format: Format::Mxfp4,
+        rows: all / step,
+        cols: row_blocks * FP4_BLOCK,
+        data: of_part(located, all * row_blocks * 16),
+        order: Order::Fp4 { exponents, first, step },
+        scales: None,
     })
 }
 
@@ -244,16 +313,15 @@ fn head_of<'a>(
     if located.entry.shape != expected {
         return Err(shape_error(name, located, format!("{expected:?}")));
     }
+    let scales = scales(directory, name, format, expected[0], kv_lora)?;
     let data = directory.data(located);
     let first = head * (nope + value);
-    let row_bytes = kv_lora * format.block_bytes();
     Ok(if keys {
-        let order = Order::Strided { start: first * kv_lora, row: 1, col: kv_lora };
-        Tensor { name, format, rows: kv_lora, cols: nope, data, order }
+        let order = Order::Strided { start: first * kv_lora, row: 1, col: kv_lora, of: kv_lora };
+        Tensor { name, format, rows: kv_lora, cols: nope, data, order, scales }
     } else {
-        let first = first + nope;
-        let data = &data[first * row_bytes..(first + value) * row_bytes];
-        Tensor { name, format, rows: value, cols: kv_lora, data, order: Order::Rows }
+        let order = Order::Rows { first: first + nope };
+        Tensor { name, format, rows: value, cols: kv_lora, data, order, scales }
     })
 }
 
@@ -261,15 +329,28 @@ fn find<'a>(directory: &'a Directory, name: &str) -> Result<(&'a str, &'a Locate
     directory.tensor(name).ok_or_else(|| missing(name, String::new()))
 }
 
+/// The format of a matrix or vector.
 fn dtype_format(name: &str, located: &Located) -> Result<Format, ModelError> {
-    const SUPPORTED: [Format; 3] = [Format::F32, Format::F16, Format::BF16];
-    let dtype = located.entry.dtype.name;
-    let found = SUPPORTED.into_iter().find(|format| format.name() == dtype);
-    found.ok_or_else(|| ModelError::UnsupportedDtype {
-        name: name.to_owned(),
-        dtype,
-        supported: SUPPORTED.map(Format::name).join(", "),
+    const SUPPORTED: [Format; 4] = [Format::F32, Format::F16, Format::BF16, Format::F8E4M3];
+    one_of(&SUPPORTED, name, located)
+}
+
+/// The format of what is too small for any but floats.
+fn floats(name: &str, located: &Located) -> Result<Format, ModelError> {
+    one_of(&[Format::F32, Format::F16, Format::BF16], name, located)
+}
+
+fn one_of(formats: &[Format], name: &str, located: &Located) -> Result<Format, ModelError> {
+    let found = formats.iter().find(|format| format.name() == located.entry.dtype.name);
+    found.copied().ok_or_else(|| {
+        let names: Vec<&str> = formats.iter().map(|format| format.name()).collect();
+        unsupported(name, located, names.join(", "))
     })
+}
+
+fn unsupported(name: &str, located: &Located, supported: String) -> ModelError {
+    let dtype = located.entry.dtype.name;
+    ModelError::UnsupportedDtype { name: name.to_owned(), dtype, supported }
 }
 
 fn shape_error(name: &str, located: &Located, expected: String) -> ModelError {

@@ -87,7 +87,6 @@ pub(super) fn experts(json: &Json<'_>, ffn: usize, routing: Routing) -> Result<M
     let top_k = json.size("num_experts_per_tok")?;
     let moe = Moe {
         experts: json.size_of(&["num_local_experts", "n_routed_experts", "num_experts"])?,
-        top_k,
         ffn,
         shared_ffn: 0,
         first_layer: 0,

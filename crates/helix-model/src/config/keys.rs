@@ -361,7 +361,6 @@ impl<'a> Keys<'a> {
         let top_k = self.size("expert_used_count")?;
         let moe = Moe {
             experts: self.size("expert_count")?,
-            top_k,
             ffn,
             shared_ffn: 0,
             first_layer: 0,

@@ -42,8 +42,6 @@ impl Mla {
 pub struct Moe {
     /// Experts that tokens are routed to.
     pub experts: usize,
-    /// Experts that a token is routed to.
-    pub top_k: usize,
     /// Width of one expert.
     pub ffn: usize,
     /// Width of the experts that every token goes to, together; 0 without any.
@@ -87,7 +85,7 @@ impl Moe {
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         let refuse = |problem: String| {
             let key = "mixture of experts".to_owned();
-            let value = format!("{} of {} experts", self.top_k, self.experts);
+            let value = format!("{} of {} experts", self.routing.top_k, self.experts);
             Err(ModelError::Setting { key, value, problem })
         };
         if let Err(error) = self.routing.check(self.experts) {
