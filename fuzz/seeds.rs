@@ -35,7 +35,7 @@ fn smallest(arch: Arch) -> Spec {
 
 fn specs() -> [(&'static str, Spec); 6] {
     let linear = Scaling::Linear { factor: 2.0 };
-    let yarn = Yarn { factor: 4.0, original_context: 128, beta_fast: 32.0, beta_slow: 1.0 };
+    let yarn = Yarn { factor: 4.0, original_context: 128, beta_fast: 32.0, beta_slow: 1.0, truncate: true, attention_factor: None };
     let llama3 =
         Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 64 };
     let blocks = Spec {

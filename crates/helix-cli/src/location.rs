@@ -1,22 +1,15 @@
-//! Where a model is: a file, or a name in the user's cache directory.
+//! Where a model is: a file, a directory, or a name in the user's cache directory.
 
 use crate::failure::{Failure, Outcome};
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The file that `model` names.
+/// The file or directory that `model` names.
 pub fn find(model: &Path) -> Outcome<PathBuf> {
     find_in(model, cache_directory().as_deref())
 }
 
 fn find_in(model: &Path, cache: Option<&Path>) -> Outcome<PathBuf> {
-    if model.is_dir() {
-        return Err(Failure::request(format!(
-            "{} is a directory: give the .gguf file in it (directories of safetensors are not \
-             read yet)",
-            model.display()
-        )));
-    }
     if model.exists() {
         return Ok(model.to_owned());
     }
@@ -100,8 +93,6 @@ mod tests {
         fs::write(cache.path().join("a.gguf"), "").unwrap();
         let text = refusal("no/such/a", Some(cache.path()));
         assert_eq!(text, "there is no file no/such/a");
-        let directory = cache.path().to_str().unwrap();
-        assert!(refusal(directory, None).contains("is a directory"));
         assert!(refusal("a", None).contains("XDG_CACHE_HOME"));
     }
 }

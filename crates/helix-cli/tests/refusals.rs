@@ -33,7 +33,7 @@ fn models() {
     let cases: [(String, &[&str]); 7] = [
         ("run no-such-model -p x".into(), &["there is no file no-such-model", "helix/models"]),
         ("run /no/such/model.gguf -p x".into(), &["there is no file /no/such/model.gguf"]),
-        (format!("run {} -p x", directory().display()), &["is a directory", ".gguf"]),
+        (format!("run {} -p x", directory().display()), &["has no config.json"]),
         (format!("run {} -p x", text.display()), &["text.gguf", "not a GGUF file"]),
         (format!("run {} -p x", empty.display()), &["empty.gguf"]),
         (format!("run {} -p x", cut.display()), &["cut.gguf", "bytes"]),

@@ -6,7 +6,7 @@ use crate::{EngineError, EngineOptions};
 use helix_comm::{Comm, CommError, Team, ThreadComm};
 use helix_kernels::kv::PageShape;
 use helix_layout::Layout;
-use helix_model::{Model, RankWeights, SharedShards};
+use helix_model::{Model, ModelError, RankWeights, SharedShards};
 use helix_scheduler::Step;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,6 +44,7 @@ impl Engine {
         progress: &dyn Fn(u64),
     ) -> Result<Engine, EngineError> {
         validate(&options)?;
+        check_layers(&model)?;
         let (strategy, dp) = (layout.strategy(), layout.degrees().dp);
         if dp != 1 {
             return Err(EngineError::Groups { strategy, dp });
@@ -285,6 +286,28 @@ fn validate(options: &EngineOptions) -> Result<(), EngineError> {
         }
     }
     Ok(())
+}
+
+/// Refuses models whose layers are not run yet.
+fn check_layers(model: &Model) -> Result<(), EngineError> {
+    let config = &model.config;
+    let parts = [
+        ("latent attention", config.mla.is_some()),
+        ("a mixture of experts", config.moe.is_some()),
+        ("sliding windows", config.window.is_some()),
+        ("several rotary embeddings", config.ropes.len() > 1),
+        ("attention sinks", config.sinks),
+        ("biases after attention", config.out_bias),
+        ("norms after attention and FFN", config.post_norms),
+    ];
+    match parts.into_iter().find(|(_, has)| *has) {
+        None => Ok(()),
+        Some((part, _)) => Err(EngineError::Model(ModelError::Setting {
+            key: "architecture".to_owned(),
+            value: config.arch.to_string(),
+            problem: format!("Helix does not run {part} yet"),
+        })),
+    }
 }
 
 /// Refuses a KV cache larger than what the system says is free: it would be killed half-way.

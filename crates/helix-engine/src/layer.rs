@@ -18,6 +18,7 @@ use crate::rank::Rank;
 use helix_comm::{Comm, CommError};
 use helix_kernels::elementwise::{add_in_place, rms_norm, swiglu};
 use helix_kernels::{Activations, Matrix, SharedRows};
+use helix_model::{AttentionWeights, FfnWeights};
 
 /// Runs layer `index` on the rows `x` of the batch, which every rank has and every rank updates
 /// to the same bits.
@@ -28,15 +29,19 @@ pub(crate) fn run(rank: &mut Rank, index: usize) -> Result<(), CommError> {
     let w = &weights.layers[index];
     let tokens = batch.tokens.len();
     let x = &mut b.x[..tokens * plan.hidden];
+    let (AttentionWeights::Heads(heads), FfnWeights::Dense(ffn)) = (&w.attention, &w.ffn) else {
+        unreachable!("the engine refuses models with other layers");
+    };
 
     // The attention phase: KVP x TPA.
     norm(lanes, &mut b.hidden, x, &w.attn_norm, plan.rms_eps);
     clock.lap(c, Line::AttentionNorm);
-    c.weight_bytes += project(lanes, &mut b.qkv_share, &b.hidden, &[&w.q, &w.k, &w.v], &mut b.cuts);
+    c.weight_bytes +=
+        project(lanes, &mut b.qkv_share, &b.hidden, &[&heads.q, &heads.k, &heads.v], &mut b.cuts);
     clock.lap(c, Line::Qkv);
     qkv::gather(group, &plan.qkv, tokens, &mut b.qkv_share, &mut b.qkv_recv, &mut b.qkv)?;
     clock.lap(c, Line::QkvGather);
-    qkv::rotate(lanes, &plan.qkv, w, batch, &b.angles, &mut b.qkv);
+    qkv::rotate(lanes, &plan.qkv, heads, batch, &b.angles, &mut b.qkv);
     let qkv = QkvRows { values: &b.qkv, len: plan.qkv.row };
     qkv::append(lanes, &plan.qkv, kv, index, batch, qkv);
     clock.lap(c, Line::RopeAppend);
@@ -69,10 +74,10 @@ pub(crate) fn run(rank: &mut Rank, index: usize) -> Result<(), CommError> {
     // The FFN phase: TPF = N.
     norm(lanes, &mut b.hidden, x, &w.ffn_norm, plan.rms_eps);
     clock.lap(c, Line::FfnNorm);
-    c.weight_bytes += project(lanes, &mut b.gate_up, &b.hidden, &[&w.gate, &w.up], &mut b.cuts);
+    c.weight_bytes += project(lanes, &mut b.gate_up, &b.hidden, &[&ffn.gate, &ffn.up], &mut b.cuts);
     clock.lap(c, Line::FfnUp);
     activate(lanes, &mut b.ffn, &b.gate_up, tokens, plan.ffn_cols);
-    c.weight_bytes += product(lanes, y, &b.ffn, &w.down, &mut b.cuts);
+    c.weight_bytes += product(lanes, y, &b.ffn, &ffn.down, &mut b.cuts);
     clock.lap(c, Line::FfnDown);
     world.all_reduce(y)?;
     clock.lap(c, Line::FfnAllReduce);

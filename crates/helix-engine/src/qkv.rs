@@ -9,7 +9,7 @@ use helix_kernels::SharedRows;
 use helix_kernels::elementwise::{RopeTable, add_in_place, rms_norm_heads};
 use helix_kernels::kv;
 use helix_layout::{Layout, QkvMode, Rank};
-use helix_model::LayerWeights;
+use helix_model::HeadsWeights;
 use std::ops::Range;
 
 /// A rank's rows of `[q; k; v]`: its TPA slice.
@@ -96,7 +96,7 @@ pub(crate) fn gather(
 pub(crate) fn rotate(
     lanes: &mut Lanes,
     plan: &QkvPlan,
-    weights: &LayerWeights,
+    weights: &HeadsWeights,
     batch: &Batch,
     angles: &[f32],
     qkv: &mut [f32],
@@ -109,7 +109,7 @@ pub(crate) fn rotate(
     let turn = plan.rope.turn_len();
     lanes.by_token(tokens, |_| {
         while let Some((row, values)) = rows.next() {
-            if let Some(bias) = &weights.qkv_bias {
+            if let Some(bias) = &weights.bias {
                 add_in_place(values, bias);
             }
             let angles = &angles[row * turn..][..turn];

@@ -85,7 +85,7 @@ pub(crate) struct Rank {
 impl Plan {
     fn new(model: &Model, layout: &Layout, rank: RankId) -> Plan {
         let config = &model.config;
-        let rope = &config.rope;
+        let rope = config.rope(0);
         let rope = RopeTable::new(rope.style, &rope.frequencies, rope.magnitude);
         Plan {
             layout: *layout,

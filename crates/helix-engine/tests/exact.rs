@@ -113,7 +113,14 @@ fn awkward() -> Vec<Spec> {
         context: CONTEXT,
         ..Spec::tiny(arch)
     };
-    let yarn = Yarn { factor: 4.0, original_context: 12, beta_fast: 32.0, beta_slow: 1.0 };
+    let yarn = Yarn {
+        factor: 4.0,
+        original_context: 12,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        truncate: true,
+        attention_factor: None,
+    };
     let llama3 =
         Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 64 };
     vec![

@@ -1,5 +1,7 @@
 //! A batch of activations, as matrices want them.
 
+use std::ops::Range;
+
 use crate::arch::matmul::{Dots, Job, Visit, dispatch};
 use crate::columns::SharedPairs;
 use crate::formats::SUB_BLOCK;
@@ -122,17 +124,85 @@ impl Activations {
         (self.tokens, self.cols) = (tokens, cols);
         let subs = sub_count(self.precision, cols);
         let codes = &mut self.subs[..tokens * subs];
-        SharedFill(SharedPairs::new(values, codes, tokens, (cols, subs)))
+        let rows = SharedPairs::new(values, codes, tokens, (cols, subs));
+        SharedFill { precision: self.precision, rows }
+    }
+
+    /// Takes over rows `rows` of `from`, bit for bit, codes and scales too: `self[i]` becomes
+    /// `from[rows[i]]`. A row may come any number of times.
+    ///
+    /// # Panics
+    /// When a row is not there, precisions differ, or there is no room.
+    pub fn gather(&mut self, from: &Activations, rows: &[u32]) {
+        let fill = self.fill(rows.len(), from.cols);
+        while let Some(writer) = fill.next() {
+            let row = rows[writer.token()] as usize;
+            writer.copy(from.rows(row..row + 1));
+        }
+    }
+
+    /// A run of the rows, for a product of its own.
+    ///
+    /// # Panics
+    /// When there are fewer rows.
+    pub fn rows(&self, rows: Range<usize>) -> ActivationRows<'_> {
+        assert!(
+            rows.start <= rows.end && rows.end <= self.tokens,
+            "rows {rows:?} of {} activations",
+            self.tokens
+        );
+        let subs = sub_count(self.precision, self.cols);
+        ActivationRows {
+            precision: self.precision,
+            tokens: rows.len(),
+            cols: self.cols,
+            values: &self.values[rows.start * self.cols..rows.end * self.cols],
+            subs: &self.subs[rows.start * subs..rows.end * subs],
+        }
+    }
+}
+
+/// Consecutive rows of [`Activations`].
+#[derive(Clone, Copy, Debug)]
+pub struct ActivationRows<'a> {
+    precision: Precision,
+    tokens: usize,
+    cols: usize,
+    values: &'a [f32],
+    subs: &'a [Sub],
+}
+
+impl<'a> ActivationRows<'a> {
+    /// Rows in the run.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Columns of each.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether codes are kept.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// `[tokens, cols]`.
-    pub(crate) fn values(&self) -> &[f32] {
-        &self.values[..self.tokens * self.cols]
+    pub(crate) fn values(&self) -> &'a [f32] {
+        self.values
     }
 
     /// `[tokens, cols / 32]`; empty where there are none.
-    pub(crate) fn subs(&self) -> &[Sub] {
-        &self.subs[..self.tokens * sub_count(self.precision, self.cols)]
+    pub(crate) fn subs(&self) -> &'a [Sub] {
+        self.subs
+    }
+}
+
+impl<'a> From<&'a Activations> for ActivationRows<'a> {
+    /// All of them.
+    fn from(all: &'a Activations) -> Self {
+        all.rows(0..all.tokens)
     }
 }
 
@@ -145,18 +215,22 @@ fn sub_count(precision: Precision, cols: usize) -> usize {
 }
 
 /// Rows of [`Activations`] waiting to be written.
-pub struct SharedFill<'a>(SharedPairs<'a, f32, Sub>);
+pub struct SharedFill<'a> {
+    precision: Precision,
+    rows: SharedPairs<'a, f32, Sub>,
+}
 
 impl<'a> SharedFill<'a> {
     /// A row that nobody has had, or `None` when all are given out.
     pub fn next(&self) -> Option<TokenWriter<'a>> {
-        let (token, values, subs) = self.0.next()?;
-        Some(TokenWriter { token, values, subs })
+        let (token, values, subs) = self.rows.next()?;
+        Some(TokenWriter { precision: self.precision, token, values, subs })
     }
 }
 
 /// One row of [`Activations`], to be written by whoever holds this.
 pub struct TokenWriter<'a> {
+    precision: Precision,
     token: usize,
     values: &'a mut [f32],
     subs: &'a mut [Sub],
@@ -175,6 +249,17 @@ impl TokenWriter<'_> {
     pub fn write(self, x: &[f32]) {
         self.values.copy_from_slice(x);
         dispatch(isa::cpu(), Quantise { to: self.subs, from: x.as_chunks().0 });
+    }
+
+    /// Copies a row that others have quantised.
+    ///
+    /// # Panics
+    /// When `row` is not one row of as many columns and the same precision.
+    pub fn copy(self, row: ActivationRows<'_>) {
+        assert_eq!((row.tokens, row.cols), (1, self.values.len()), "activations: rows, columns");
+        assert_eq!(row.precision, self.precision, "activations: precision");
+        self.values.copy_from_slice(row.values);
+        self.subs.copy_from_slice(row.subs);
     }
 }
 

@@ -51,7 +51,31 @@ pub fn add_in_place(acc: &mut [f32], x: &[f32]) {
 pub fn swiglu(out: &mut [f32], gate: &[f32], up: &[f32]) {
     assert_eq!(out.len(), gate.len(), "swiglu: out and gate");
     assert_eq!(up.len(), gate.len(), "swiglu: up and gate");
-    dispatch(Swiglu { out, gate, up });
+    dispatch(Gated { out, gate, up, gated: Swiglu });
+}
+
+/// Gemma's gated activation: `out[i] = gelu(gate[i])·up[i]`, with GELU's tanh approximation:
+/// `gelu(g) = g/2·(1 + tanh u)`, `u = √(2/π)·(g + 0.044715·g³)`.
+///
+/// `(1 + tanh u)/2` is `1/(1 + e^−2u)`. Shapes: all `[n]`.
+///
+/// # Panics
+/// When lengths differ.
+pub fn gelu_tanh(out: &mut [f32], gate: &[f32], up: &[f32]) {
+    assert_eq!(out.len(), gate.len(), "gelu_tanh: out and gate");
+    assert_eq!(up.len(), gate.len(), "gelu_tanh: up and gate");
+    dispatch(Gated { out, gate, up, gated: GeluTanh });
+}
+
+/// gpt-oss's gated activation: `out[i] = g·σ(alpha·g)·(u + 1)`, `g = min(gate[i], limit)`,
+/// `u = up[i]` clamped to ±`limit`, `σ(x) = 1/(1 + e^−x)`. Shapes: all `[n]`.
+///
+/// # Panics
+/// When lengths differ.
+pub fn clamped_swiglu(out: &mut [f32], gate: &[f32], up: &[f32], alpha: f32, limit: f32) {
+    assert_eq!(out.len(), gate.len(), "clamped_swiglu: out and gate");
+    assert_eq!(up.len(), gate.len(), "clamped_swiglu: up and gate");
+    dispatch(Gated { out, gate, up, gated: ClampedSwiglu { alpha, limit } });
 }
 
 /// Turns logits to probabilities in place and gives their log-sum-exp; `x` empty gives
@@ -164,13 +188,20 @@ impl Kernel for Add<'_> {
     }
 }
 
-struct Swiglu<'a> {
+/// A function of a gate and what it lets through.
+trait Gate {
+    fn of<S: Lanes>(&self, s: S, gate: S::F, up: S::F) -> S::F;
+}
+
+/// A [`Gate`] of every element.
+struct Gated<'a, G> {
     out: &'a mut [f32],
     gate: &'a [f32],
     up: &'a [f32],
+    gated: G,
 }
 
-impl Kernel for Swiglu<'_> {
+impl<G: Gate> Kernel for Gated<'_, G> {
     type Output = ();
 
     #[inline(always)]
@@ -179,19 +210,57 @@ impl Kernel for Swiglu<'_> {
         let (up, up_rest) = self.up.as_chunks::<LANES>();
         let (out, out_rest) = self.out.as_chunks_mut::<LANES>();
         for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-            s.store(gated(s, s.load(gate), s.load(up)), out);
+            s.store(self.gated.of(s, s.load(gate), s.load(up)), out);
         }
         if !gate_rest.is_empty() {
-            let y = gated(s, s.load(&padded(gate_rest)), s.load(&padded(up_rest)));
-            store_part(s, y, out_rest);
+            let (gate, up) = (s.load(&padded(gate_rest)), s.load(&padded(up_rest)));
+            store_part(s, self.gated.of(s, gate, up), out_rest);
         }
     }
 }
 
+/// `g/(1 + e^−x)`: `g·σ(x)`.
 #[inline(always)]
-fn gated<S: Lanes>(s: S, gate: S::F, up: S::F) -> S::F {
-    let below = s.add(s.splat(1.0), exp(s, s.sub(s.splat(0.0), gate)));
-    s.mul(s.div(gate, below), up)
+fn times_sigmoid<S: Lanes>(s: S, g: S::F, x: S::F) -> S::F {
+    s.div(g, s.add(s.splat(1.0), exp(s, s.sub(s.splat(0.0), x))))
+}
+
+struct Swiglu;
+
+impl Gate for Swiglu {
+    #[inline(always)]
+    fn of<S: Lanes>(&self, s: S, gate: S::F, up: S::F) -> S::F {
+        s.mul(times_sigmoid(s, gate, gate), up)
+    }
+}
+
+struct GeluTanh;
+
+impl Gate for GeluTanh {
+    #[inline(always)]
+    fn of<S: Lanes>(&self, s: S, gate: S::F, up: S::F) -> S::F {
+        const TWICE_ROOT: f32 = 1.595_769; // 2·√(2/π)
+        let inner = s.fma(s.mul(gate, gate), s.splat(0.044_715 * TWICE_ROOT), s.splat(TWICE_ROOT));
+        s.mul(times_sigmoid(s, gate, s.mul(gate, inner)), up)
+    }
+}
+
+struct ClampedSwiglu {
+    alpha: f32,
+    limit: f32,
+}
+
+impl Gate for ClampedSwiglu {
+    /// Comparisons are such that a NaN stays one.
+    #[inline(always)]
+    fn of<S: Lanes>(&self, s: S, gate: S::F, up: S::F) -> S::F {
+        let (low, high) = (s.splat(-self.limit), s.splat(self.limit));
+        let gate = s.if_less(high, gate, high, gate);
+        let up = s.if_less(high, up, high, up);
+        let up = s.if_less(up, low, low, up);
+        let gated = times_sigmoid(s, gate, s.mul(s.splat(self.alpha), gate));
+        s.mul(gated, s.add(up, s.splat(1.0)))
+    }
 }
 
 /// A part of a vector, with zeros behind it.
@@ -208,3 +277,6 @@ fn store_part<S: Lanes>(s: S, x: S::F, to: &mut [f32]) {
     s.store(x, &mut whole);
     to.copy_from_slice(&whole[..to.len()]);
 }
+
+#[cfg(test)]
+mod tests;

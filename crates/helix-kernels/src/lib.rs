@@ -4,6 +4,7 @@
 //! * [`Matrix`], [`Activations`], [`matmul`]: weights repacked for SIMD, times a batch of tokens;
 //! * [`attention`] and [`kv`]: partial attention over paged keys and values, and its merge;
 //! * [`elementwise`]: norms, rotary embedding, activations;
+//! * [`router`]: which experts a token goes to;
 //! * [`columns`]: how threads share one output without locks;
 //! * [`probe`]: this machine's read bandwidth, the roof of a decode step.
 //!
@@ -22,11 +23,12 @@ pub mod kv;
 mod lse;
 mod matrix;
 pub mod probe;
+pub mod router;
 
-pub use activations::{Activations, SharedFill, TokenWriter};
+pub use activations::{ActivationRows, Activations, SharedFill, TokenWriter};
 pub use arch::memory::{Buffer, OutOfMemory};
 pub use columns::{Columns, SharedColumns, SharedRows};
-pub use formats::{Format, dequantize, quantize};
+pub use formats::{Format, dequantize, quantize, quantize_e4m3};
 pub use isa::{Isa, cpu};
 pub use lse::Lse;
-pub use matrix::{Matrix, PackError, Precision, matmul};
+pub use matrix::{Matrix, PackError, Precision, Scales, Weights, matmul};

@@ -213,6 +213,74 @@ pub enum ModelError {
         count: u64,
     },
 
+    // ---- Hugging Face directories
+    /// A directory without a configuration.
+    #[error("{path} has no config.json: it is not the directory of a Hugging Face model")]
+    NoConfig {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory without weights that are read.
+    #[error(
+        "{path} has neither model.safetensors nor model.safetensors.index.json; weights in other \
+         forms must be converted, for instance by `save_pretrained` of transformers"
+    )]
+    NoWeights {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory without a tokenizer that is read.
+    #[error(
+        "{path} has no tokenizer.json; `AutoTokenizer.from_pretrained(...).save_pretrained(...)` \
+         of transformers writes one"
+    )]
+    NoTokenizer {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file that is not JSON, or not of the form that is needed.
+    #[error("not the JSON that is needed: {problem}")]
+    Json {
+        /// What and where.
+        problem: String,
+    },
+    /// An index that names a file elsewhere.
+    #[error("tensor {name:?} is said to be in {file:?}, which is not the name of a file beside it")]
+    OutsideDirectory {
+        /// The tensor.
+        name: String,
+        /// What the index says.
+        file: String,
+    },
+    /// An index that names the wrong file.
+    #[error("tensor {name:?} is said to be in {file:?}, which does not have it")]
+    NotInFile {
+        /// The tensor.
+        name: String,
+        /// What the index says.
+        file: String,
+    },
+    /// A value of another type.
+    #[error("{key:?} is {found}, and {expected} is needed")]
+    JsonType {
+        /// The key.
+        key: String,
+        /// What is needed.
+        expected: &'static str,
+        /// What the file has.
+        found: &'static str,
+    },
+    /// A tensor's dtype is known, and no kernel here reads it.
+    #[error("tensor {name:?} is {dtype}, and {supported} is needed")]
+    UnsupportedDtype {
+        /// The tensor.
+        name: String,
+        /// Its dtype.
+        dtype: &'static str,
+        /// Those that are run.
+        supported: String,
+    },
+
     // ---- metadata
     /// A required key is absent.
     #[error("metadata key {key:?} is missing")]
@@ -243,7 +311,7 @@ pub enum ModelError {
     /// An architecture that is not known.
     #[error("unknown architecture {arch:?}; Helix runs {known}")]
     UnknownArch {
-        /// `general.architecture`.
+        /// `general.architecture`, or `model_type`.
         arch: String,
         /// Those that are known.
         known: String,

@@ -3,73 +3,171 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use helix_layout::ModelShape;
+use helix_kernels::Format;
+use helix_layout::{MlaShape, ModelShape, MoeShape};
 
+use crate::arch::tensors::{self, EMBEDDING, HEAD, layer_tensor};
+use crate::config::Mla;
+use crate::huggingface::Directory;
+use crate::source::Source;
 use crate::tensor::Tensor;
 use crate::{ChatTemplate, Config, Gguf, ModelError, Tokenizer};
-
-pub(crate) const EMBEDDING: &str = "token_embd.weight";
-pub(crate) const FINAL_NORM: &str = "output_norm.weight";
-const HEAD: &str = "output.weight";
 
 /// A model whose tensors are all there, of the right shape, in formats that are run.
 #[derive(Debug)]
 pub struct Model {
     /// Architecture and sizes.
     pub config: Config,
-    gguf: Gguf,
+    source: Source,
+    /// What matrices are quantised to at load, if at all.
+    quantise: Option<Format>,
 }
 
 impl Model {
-    /// Opens a GGUF file: one that holds the whole model, or the first part of a split one.
+    /// Opens a GGUF file (one that holds the whole model, or the first part of a split one), or the
+    /// directory of a Hugging Face model.
     pub fn open(path: &Path) -> Result<Model, ModelError> {
+        if path.is_dir() {
+            let directory = Directory::open(path)?;
+            let config = Config::of_directory(&directory)?;
+            return Model::new(config, Source::HuggingFace(directory))
+                .map_err(|error| error.in_file(path));
+        }
         let gguf = Gguf::open(path)?;
-        Model::new(gguf).map_err(|error| error.in_file(path))
+        Model::of_gguf(gguf).map_err(|error| error.in_file(path))
     }
 
-    /// Opens a model that is in memory.
+    /// Opens a GGUF file that is in memory.
     pub fn from_gguf_bytes(bytes: Vec<u8>) -> Result<Model, ModelError> {
-        Model::new(Gguf::from_bytes(bytes)?)
+        Model::of_gguf(Gguf::from_bytes(bytes)?)
     }
 
-    fn new(gguf: Gguf) -> Result<Model, ModelError> {
-        let model = Model { config: Config::read(&gguf)?, gguf };
+    fn of_gguf(gguf: Gguf) -> Result<Model, ModelError> {
+        Model::new(Config::read(&gguf)?, Source::Gguf(gguf))
+    }
+
+    fn new(config: Config, source: Source) -> Result<Model, ModelError> {
+        let model = Model { config, source, quantise: None };
         model.check_tensors()?;
         Ok(model)
     }
 
+    /// Quantises matrices at load: those that are stored as floats, 16 bits or FP8. Where rows are
+    /// not whole blocks of `format` they take Q8_0, or stay as they are. Routers and what is read
+    /// row by row stay, too.
+    ///
+    /// # Panics
+    /// When `format` is none that can be quantised to.
+    pub fn quantise_at_load(&mut self, format: Format) {
+        assert!(format.is_quantized() && format != Format::Mxfp4, "{format} as a load format");
+        self.quantise = Some(format);
+    }
+
+    /// The format that a tensor's shards are held in.
+    pub(crate) fn packed_format(&self, name: &str, tensor: &Tensor<'_>) -> Format {
+        let Some(format) = self.quantise else { return tensor.format };
+        if tensor.format.is_quantized() || name.ends_with("ffn_gate_inp.weight") {
+            return tensor.format;
+        }
+        let fits = |format: &Format| tensor.cols.is_multiple_of(format.block_len());
+        [format, Format::Q8_0].into_iter().find(fits).unwrap_or(tensor.format)
+    }
+
     /// The sizes that decide how the model can be cut.
     ///
-    /// Blocks are those of the formats on disk, the largest where layers differ: a cut at their
-    /// multiples is a cut between blocks in every layer.
+    /// Blocks are those of the formats that matrices are held in, the largest where layers differ:
+    /// a cut at their multiples is a cut between blocks in every layer.
     pub fn shape(&self) -> ModelShape {
-        let Config { layers, hidden, q_heads, kv_heads, head_dim, ffn, vocab, .. } = self.config;
-        let out_block = self.largest_block("attn_output.weight");
-        let ffn_block = self.largest_block("ffn_down.weight");
+        let config = &self.config;
+        let &Config { layers, hidden, q_heads, kv_heads, head_dim, value_dim, vocab, .. } = config;
+        let (experts, dense): (Vec<usize>, Vec<usize>) =
+            (0..layers).partition(|&layer| config.moe(layer).is_some());
+        let block = |layers: &[usize], suffix: &str, part: Option<usize>| {
+            let block = |&layer: &usize| {
+                let name = layer_tensor(layer, suffix);
+                let tensor = self.source.tensor(config, &name, part);
+                let tensor = tensor.expect("checked when the model was opened");
+                self.packed_format(&name, &tensor).block_len()
+            };
+            layers.iter().map(block).max().unwrap_or(1)
+        };
+        let out_block = block(&dense, "attn_output.weight", None);
+        let moe = config.moe.as_ref().filter(|_| !experts.is_empty()).map(|moe| MoeShape {
+            layers: experts.len(),
+            experts: moe.experts,
+            top_k: moe.routing.top_k,
+            ffn: moe.ffn,
+            block: block(&experts, "ffn_down_exps.weight", Some(0)),
+            shared_ffn: moe.shared_ffn,
+            shared_block: match moe.shared_ffn {
+                0 => 1,
+                _ => block(&experts, "ffn_down_shexp.weight", None),
+            },
+        });
+        let mla = config.mla.map(|mla| {
+            let Mla { q_lora, kv_lora, nope, rope, .. } = mla;
+            MlaShape { q_lora, kv_lora, nope, rope }
+        });
         ModelShape {
             layers,
             hidden,
             q_heads,
             kv_heads,
             head_dim,
-            value_dim: head_dim,
-            ffn,
+            value_dim,
+            ffn: if dense.is_empty() { 0 } else { config.ffn },
             vocab,
-            out_block,
-            ffn_block,
-            mla: None,
-            moe: None,
+            out_block: out_block.max(block(&experts, "attn_output.weight", None)),
+            ffn_block: block(&dense, "ffn_down.weight", None),
+            mla,
+            moe,
         }
     }
 
-    /// The file behind the model.
-    pub fn gguf(&self) -> &Gguf {
-        &self.gguf
+    /// The file behind the model, if it is a GGUF file.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        match &self.source {
+            Source::Gguf(gguf) => Some(gguf),
+            Source::HuggingFace(_) => None,
+        }
     }
 
-    /// A tensor by its name in the file.
+    /// The directory behind the model, if it is a Hugging Face model.
+    pub fn directory(&self) -> Option<&Directory> {
+        match &self.source {
+            Source::Gguf(_) => None,
+            Source::HuggingFace(directory) => Some(directory),
+        }
+    }
+
+    /// Every tensor of the model's files, used or not: name, format and bytes, in no particular
+    /// order.
+    pub fn stored(&self) -> Vec<(&str, &'static str, usize)> {
+        match &self.source {
+            Source::Gguf(gguf) => gguf
+                .tensors()
+                .map(|tensor| (tensor.name.as_str(), tensor.ggml_type.name, tensor.bytes()))
+                .collect(),
+            Source::HuggingFace(directory) => directory.tensors().collect(),
+        }
+    }
+
+    /// Length of the files that hold the weights.
+    pub fn file_bytes(&self) -> usize {
+        match &self.source {
+            Source::Gguf(gguf) => gguf.file_bytes(),
+            Source::HuggingFace(directory) => directory.file_bytes(),
+        }
+    }
+
+    /// A tensor by its name in GGUF files, whatever the model's own files call it.
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>, ModelError> {
-        Tensor::of(&self.gguf, name)
+        self.source.tensor(&self.config, name, None)
+    }
+
+    /// The matrix or vector of one expert or head, by the name of the tensor of all.
+    pub fn part(&self, name: &str, part: usize) -> Result<Tensor<'_>, ModelError> {
+        self.source.tensor(&self.config, name, Some(part))
     }
 
     /// The name of the tensor that is the LM head: `output.weight`, or the embedding.
@@ -77,109 +175,70 @@ impl Model {
         if self.config.tied_head { EMBEDDING } else { HEAD }
     }
 
-    /// The embedding of a token, `[hidden]`. Errors: a token past the vocabulary, a damaged row.
+    /// The embedding of a token, `[hidden]`, scaled if the model does so. Errors: a token past the
+    /// vocabulary, a damaged row.
     pub fn embedding_row(&self, token: u32, out: &mut [f32]) -> Result<(), ModelError> {
-        let vocab = self.config.vocab;
+        let Config { vocab, embedding_scale, .. } = self.config;
         if token as usize >= vocab {
             return Err(ModelError::Token { token, vocab });
         }
-        self.tensor(EMBEDDING)?.row(token as usize, out)
+        self.tensor(EMBEDDING)?.row(token as usize, out)?;
+        if embedding_scale != 1.0 {
+            out.iter_mut().for_each(|value| *value *= embedding_scale);
+        }
+        Ok(())
     }
 
-    /// The tokenizer in the file's metadata.
+    /// The tokenizer beside the weights.
     pub fn tokenizer(&self) -> Result<Tokenizer, ModelError> {
-        Tokenizer::from_gguf(&self.gguf)
+        match &self.source {
+            Source::Gguf(gguf) => Tokenizer::from_gguf(gguf),
+            Source::HuggingFace(directory) => Tokenizer::from_directory(directory),
+        }
     }
 
-    /// The chat template in the file's metadata, if there is one.
+    /// The chat template beside the weights, if there is one.
     pub fn chat_template(&self) -> Result<Option<ChatTemplate>, ModelError> {
-        ChatTemplate::from_gguf(&self.gguf)
-    }
-
-    fn largest_block(&self, suffix: &str) -> usize {
-        let block = |layer: usize| {
-            let tensor = self.tensor(&layer_tensor(layer, suffix));
-            tensor.expect("checked when the model was opened").format.block_len()
-        };
-        (0..self.config.layers).map(block).max().unwrap_or(1)
+        match &self.source {
+            Source::Gguf(gguf) => ChatTemplate::from_gguf(gguf),
+            Source::HuggingFace(directory) => ChatTemplate::from_directory(directory),
+        }
     }
 
     /// Every tensor that the architecture has must be there in its shape, and no other.
     fn check_tensors(&self) -> Result<(), ModelError> {
         let config = &self.config;
         let mut known = HashSet::from(["rope_freqs.weight".to_owned()]);
-        let mut check = |name: String, dims: &[usize]| -> Result<(), ModelError> {
-            self.check_tensor(&name, dims)?;
-            known.insert(name);
-            Ok(())
+        let mut know = |name: &str| {
+            known.insert(name.to_owned());
         };
-        check(EMBEDDING.to_owned(), &[config.hidden, config.vocab])?;
-        check(FINAL_NORM.to_owned(), &[config.hidden])?;
-        if !config.tied_head {
-            check(HEAD.to_owned(), &[config.hidden, config.vocab])?;
+        for slot in tensors::outer(config) {
+            self.source.check(config, slot.suffix, &slot, &mut know)?;
         }
         // One missing tensor ends this, so that a lying layer count costs nothing.
         for layer in 0..config.layers {
-            for (suffix, dims) in layer_dims(config) {
-                check(layer_tensor(layer, suffix), &dims)?;
+            for slot in tensors::layer(config, layer) {
+                let name = layer_tensor(layer, slot.suffix);
+                self.source.check(config, &name, &slot, &mut know)?;
             }
         }
-        let stray = |name: &&str| !known.contains(*name) && !is_ignored(name);
-        match self.gguf.tensors().map(|tensor| tensor.name.as_str()).filter(stray).min() {
+        let stray = match &self.source {
+            Source::Gguf(gguf) => {
+                let names = gguf.tensors().map(|tensor| tensor.name.as_str());
+                names.filter(|name| !known.contains(*name) && !is_ignored(name)).min()
+            }
+            Source::HuggingFace(directory) => {
+                let names = directory.tensors().map(|(name, ..)| name);
+                names.filter(|name| !directory.accounts_for(name, config, &known)).min()
+            }
+        };
+        match stray {
             Some(name) => {
                 Err(ModelError::UnusedTensor { name: name.to_owned(), arch: config.arch.name() })
             }
             None => Ok(()),
         }
     }
-
-    fn check_tensor(&self, name: &str, expected: &[usize]) -> Result<(), ModelError> {
-        let tensor = self.gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor {
-            name: name.to_owned(),
-            expected: format!("{expected:?}"),
-        })?;
-        let equal = tensor.dims.iter().copied().eq(expected.iter().map(|&dim| dim as u64));
-        if !equal {
-            return Err(ModelError::TensorShape {
-                name: name.to_owned(),
-                found: tensor.shape(),
-                expected: format!("{expected:?}"),
-            });
-        }
-        self.tensor(name).map(drop)
-    }
-}
-
-/// The name of a layer's tensor.
-pub(crate) fn layer_tensor(layer: usize, suffix: &str) -> String {
-    format!("blk.{layer}.{suffix}")
-}
-
-/// The tensors of one layer, with their extents as ggml writes them: `[cols, rows]`.
-fn layer_dims(config: &Config) -> Vec<(&'static str, Vec<usize>)> {
-    let &Config { hidden, ffn, head_dim, .. } = config;
-    let (q, kv) = (config.q_heads * head_dim, config.kv_heads * head_dim);
-    let mut dims = vec![
-        ("attn_norm.weight", vec![hidden]),
-        ("attn_q.weight", vec![hidden, q]),
-        ("attn_k.weight", vec![hidden, kv]),
-        ("attn_v.weight", vec![hidden, kv]),
-        ("attn_output.weight", vec![q, hidden]),
-        ("ffn_norm.weight", vec![hidden]),
-        ("ffn_gate.weight", vec![hidden, ffn]),
-        ("ffn_up.weight", vec![hidden, ffn]),
-        ("ffn_down.weight", vec![ffn, hidden]),
-    ];
-    if config.qkv_bias {
-        dims.push(("attn_q.bias", vec![q]));
-        dims.push(("attn_k.bias", vec![kv]));
-        dims.push(("attn_v.bias", vec![kv]));
-    }
-    if config.qk_norm {
-        dims.push(("attn_q_norm.weight", vec![head_dim]));
-        dims.push(("attn_k_norm.weight", vec![head_dim]));
-    }
-    dims
 }
 
 /// Frequencies that old converters wrote out although the metadata say the same.

@@ -10,7 +10,8 @@ mod vocabulary;
 
 use helix_kernels::{Format, quantize};
 
-use crate::config::{Arch, Scaling};
+use crate::Arch;
+use crate::config::Scaling;
 use crate::gguf::{GgmlType, Writer};
 use random::Random;
 
@@ -165,10 +166,10 @@ pub fn writer(spec: &Spec, seed: u64) -> Writer {
 }
 
 fn metadata(spec: &Spec, writer: &mut Writer) {
-    let key = |suffix: &str| format!("{}.{suffix}", spec.arch);
+    let key = |suffix: &str| format!("{}.{suffix}", spec.arch.gguf_name());
     let size = |size: usize| u32::try_from(size).expect("sizes in GGUF are u32");
     writer
-        .set("general.architecture", spec.arch.name())
+        .set("general.architecture", spec.arch.gguf_name())
         .set("general.name", spec.name.as_str())
         .set(key("block_count"), size(spec.layers))
         .set(key("context_length"), size(spec.context))

@@ -1,9 +1,16 @@
 //! Tensors as the kernels read them.
 
-use helix_kernels::{Format, dequantize};
+use std::borrow::Cow;
+use std::ops::Range;
 
-use crate::gguf::GgmlType;
-use crate::{Gguf, ModelError};
+use helix_kernels::{Format, Scales, Weights, dequantize, quantize};
+
+use crate::ModelError;
+
+/// Rows and columns of a matrix in FP8 that share a scale.
+pub(crate) const SCALE_BLOCK: usize = 128;
+/// Elements of a block of MXFP4.
+pub(crate) const FP4_BLOCK: usize = 32;
 
 /// A matrix as it lies on disk; a vector is a matrix of one row.
 #[derive(Clone, Copy, Debug)]
@@ -14,37 +21,86 @@ pub struct Tensor<'a> {
     pub format: Format,
     /// Outputs of the matrix.
     pub rows: usize,
-    /// Inputs of the matrix: the contiguous extent.
+    /// Inputs of the matrix: the contiguous extent, unless the file has it transposed.
     pub cols: usize,
-    /// `rows` times `format.row_bytes(cols)` bytes, row after row.
+    /// Its bytes: in most files `rows` times `format.row_bytes(cols)`, row after row.
     pub data: &'a [u8],
+    pub(crate) order: Order<'a>,
+    /// What blocks of FP8 are multiplied by.
+    pub(crate) scales: Option<ScaleGrid<'a>>,
+}
+
+/// Where the elements of a [`Tensor`] lie in its data.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Order<'a> {
+    /// Row after row, from row `first` on.
+    Rows { first: usize },
+    /// Element `[r, c]` is number `start + r·row + c·col`, of a matrix of `of` columns.
+    Strided { start: usize, row: usize, col: usize, of: usize },
+    /// MXFP4 with its exponents in a tensor of their own, and neighbours in one byte. Row `r` is
+    /// row `first + r·step`.
+    Fp4 { exponents: &'a [u8], first: usize, step: usize },
+}
+
+/// A scale for each block of 128 x 128 elements of the tensor as it lies on disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScaleGrid<'a> {
+    pub format: Format,
+    pub data: &'a [u8],
+    /// Blocks of a row.
+    pub cols: usize,
+}
+
+impl ScaleGrid<'_> {
+    fn values(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.data.len() / self.format.block_bytes()];
+        dequantize(self.format, self.data, &mut values);
+        values
+    }
+}
+
+/// Part of a tensor, row after row: borrowed where it lies so on disk.
+pub(crate) struct Cut<'a> {
+    format: Format,
+    data: Cow<'a, [u8]>,
+    total_cols: usize,
+    scales: Option<Vec<f32>>,
+    /// The part's place in `data`.
+    pub rows: Range<usize>,
+    pub cols: Range<usize>,
+}
+
+impl Cut<'_> {
+    fn owned(format: Format, data: Vec<u8>, rows: usize, cols: usize) -> Cut<'static> {
+        let (rows, data) = (0..rows, data.into());
+        Cut { format, data, total_cols: cols, scales: None, rows, cols: 0..cols }
+    }
+
+    /// As the kernels take it, with the part's place in it beside.
+    pub fn weights(&self) -> Weights<'_> {
+        let block = (SCALE_BLOCK, SCALE_BLOCK);
+        let scales = self.scales.as_deref().map(|values| Scales { values, block });
+        let Cut { format, total_cols: cols, .. } = *self;
+        Weights { format, data: &self.data, cols, scales }
+    }
 }
 
 impl<'a> Tensor<'a> {
-    /// The tensor called `name`, if it is there and of a type that is run.
-    pub(crate) fn of(gguf: &'a Gguf, name: &str) -> Result<Tensor<'a>, ModelError> {
-        let info = gguf.tensor(name).ok_or_else(|| ModelError::MissingTensor {
-            name: name.to_owned(),
-            expected: String::new(),
-        })?;
-        let format = format_of(info.ggml_type).ok_or_else(|| ModelError::UnsupportedType {
-            name: name.to_owned(),
-            ggml_type: info.ggml_type.name,
-            supported: Format::ALL.map(Format::name).join(", "),
-        })?;
-        let data = gguf.data(info);
-        let cols = info.dims[0] as usize;
-        let rows = info.dims[1..].iter().product::<u64>() as usize;
-        debug_assert_eq!(format.row_bytes(cols).map(|bytes| bytes * rows), Some(data.len()));
-        Ok(Tensor { name: &info.name, format, rows, cols, data })
-    }
-
     /// One row in f32.
     pub fn row(&self, row: usize, out: &mut [f32]) -> Result<(), ModelError> {
         assert_eq!(out.len(), self.cols, "{}: output against columns", self.name);
         assert!(row < self.rows, "{}: row {row} of {}", self.name, self.rows);
-        let bytes = self.data.len() / self.rows;
-        dequantize(self.format, &self.data[row * bytes..(row + 1) * bytes], out);
+        match (self.order, self.scales) {
+            (Order::Rows { first }, None) => {
+                // No allocation: the embedding is read in the middle of steps.
+                let bytes = self.row_bytes();
+                dequantize(self.format, &self.data[(first + row) * bytes..][..bytes], out);
+            }
+            _ => {
+                let cut = self.cut(row..row + 1, 0..self.cols);
+                cut.weights().row(cut.rows.start, out);
+            }
+        }
         if out.iter().all(|value| value.is_finite()) {
             Ok(())
         } else {
@@ -68,9 +124,103 @@ impl<'a> Tensor<'a> {
         self.row(0, &mut out)?;
         Ok(out)
     }
+
+    fn row_bytes(&self) -> usize {
+        self.format.row_bytes(self.cols).expect("checked when the model was opened")
+    }
+
+    /// Rows `rows` and columns `cols`. What lies on disk in another order is turned, and no more
+    /// of it than this part.
+    pub(crate) fn cut(&self, rows: Range<usize>, cols: Range<usize>) -> Cut<'a> {
+        match self.order {
+            Order::Rows { first } => Cut {
+                format: self.format,
+                data: Cow::Borrowed(self.data),
+                total_cols: self.cols,
+                scales: self.scales.map(|scales| scales.values()),
+                rows: first + rows.start..first + rows.end,
+                cols,
+            },
+            Order::Strided { start, row, col, of } => {
+                let size = self.format.block_bytes();
+                let places =
+                    rows.clone().flat_map(|r| cols.clone().map(move |c| start + r * row + c * col));
+                match self.scales {
+                    None => {
+                        let data = places.flat_map(|at| &self.data[at * size..][..size]);
+                        let data = data.copied().collect();
+                        Cut::owned(self.format, data, rows.len(), cols.len())
+                    }
+                    // Blocks of a part that is turned need not be blocks any more.
+                    Some(scales) => {
+                        let grid = scales.values();
+                        let scale = |at: usize| {
+                            let (row, col) = (at / of / SCALE_BLOCK, at % of / SCALE_BLOCK);
+                            grid[row * scales.cols + col]
+                        };
+                        let mut data = Vec::with_capacity(rows.len() * cols.len() * 4);
+                        for at in places {
+                            let mut value = [0.0];
+                            dequantize(self.format, &self.data[at * size..][..size], &mut value);
+                            data.extend((value[0] * scale(at)).to_le_bytes());
+                        }
+                        Cut::owned(Format::F32, data, rows.len(), cols.len())
+                    }
+                }
+            }
+            Order::Fp4 { exponents, first, step } => {
+                let blocks = cols.start / FP4_BLOCK..cols.end / FP4_BLOCK;
+                let row_blocks = self.cols / FP4_BLOCK;
+                let mut data = Vec::with_capacity(rows.len() * blocks.len() * 17);
+                for row in rows.clone() {
+                    let start = (first + row * step) * row_blocks;
+                    for block in blocks.clone() {
+                        let codes = &self.data[(start + block) * 16..][..16];
+                        data.push(exponents[start + block]);
+                        data.extend(halves(codes));
+                    }
+                }
+                Cut::owned(self.format, data, rows.len(), cols.len())
+            }
+        }
+    }
+
+    /// As [`Tensor::cut`], in another format.
+    pub(crate) fn cut_as(
+        &self,
+        format: Format,
+        rows: Range<usize>,
+        cols: Range<usize>,
+    ) -> Result<Cut<'a>, ModelError> {
+        if format == self.format {
+            return Ok(self.cut(rows, cols));
+        }
+        let cut = self.cut(rows.clone(), cols);
+        let width = cut.cols.len();
+        let bytes = format.row_bytes(width).expect("columns are cut at this format's blocks");
+        let mut data = vec![0; rows.len() * bytes];
+        let mut values = vec![0.0; cut.total_cols];
+        for (row, out) in rows.clone().zip(data.chunks_exact_mut(bytes.max(1))) {
+            cut.weights().row(cut.rows.start + row - rows.start, &mut values);
+            let values = &values[cut.cols.clone()];
+            if values.iter().any(|value| !value.is_finite()) {
+                return Err(ModelError::NotFinite { name: self.name.to_owned(), row });
+            }
+            quantize(format, values, out);
+        }
+        Ok(Cut::owned(format, data, rows.len(), width))
+    }
+
+    /// Bytes on disk of rows `rows` and columns `cols`, scales apart.
+    pub(crate) fn part_bytes(&self, rows: usize, cols: usize) -> u64 {
+        let row = self.format.row_bytes(cols).expect("layouts cut between blocks");
+        row as u64 * rows as u64
+    }
 }
 
-/// The kernels' name for a type, if they have one.
-fn format_of(ggml_type: &GgmlType) -> Option<Format> {
-    Format::ALL.into_iter().find(|format| format.name() == ggml_type.name)
+/// 32 codes of 4 bits, two neighbours in each byte, as ggml has them: the first 16 in the low
+/// halves, the others in the high ones.
+fn halves(codes: &[u8]) -> impl Iterator<Item = u8> {
+    let code = |index: usize| codes[index / 2] >> (4 * (index % 2)) & 0xf;
+    (0..16).map(move |index| code(index) | code(index + 16) << 4)
 }

@@ -1,8 +1,8 @@
 //! Text to tokens and back.
 //!
-//! A [`Tokenizer`] is built from a GGUF file's metadata alone. It gives the tokens that the model
-//! was trained on, which tests check against llama.cpp and Hugging Face's tokenizers. Two things it
-//! does more strictly than they do:
+//! A [`Tokenizer`] is built from a GGUF file's metadata or from a `tokenizer.json`. It gives the
+//! tokens that the model was trained on, which tests check against llama.cpp and Hugging Face's
+//! tokenizers. Two things it does more strictly than they do:
 //!
 //! - **Control tokens come from control.** `<|im_end|>` in a text is nine characters, not the end
 //!   of a turn, unless the caller says otherwise ([`Tokenizer::encode_with_control`]); inside a
@@ -10,10 +10,15 @@
 //! - **Time is linear in the text**, up to a logarithm, for every text.
 
 mod byte_level;
+mod characters;
 mod error;
+mod file;
 #[cfg(test)]
 mod huggingface;
 mod merge;
+mod merges;
+mod normal;
+mod pattern;
 mod pre;
 mod sentence_piece;
 mod specials;
@@ -26,11 +31,16 @@ use std::borrow::Cow;
 use std::fmt;
 
 pub use error::TokenizerError;
+pub use file::Special;
 pub use stream::StreamDecoder;
 pub use vocabulary::Vocabulary;
 
 use crate::{Gguf, ModelError};
 use byte_level::ByteLevel;
+use characters::Characters;
+use file::AddedToken;
+use merges::Merges;
+use normal::Form;
 use pre::PreTokenizer;
 use sentence_piece::{SPACE, SentencePiece};
 pub(crate) use specials::Specials;
@@ -38,6 +48,8 @@ use vocabulary::{Kind, Names};
 
 /// Turns text into a model's tokens, and tokens into text.
 pub struct Tokenizer {
+    /// What text is brought into before it is cut.
+    form: Option<Form>,
     algorithm: Algorithm,
     /// User-defined tokens, which are found in any text.
     user_defined: Specials,
@@ -56,6 +68,7 @@ pub struct Tokenizer {
 enum Algorithm {
     ByteLevel(ByteLevel),
     SentencePiece(SentencePiece),
+    Characters(Characters),
 }
 
 impl Tokenizer {
@@ -71,8 +84,8 @@ impl Tokenizer {
             "gpt2" => {
                 let pre = PreTokenizer::named(vocabulary.pre()?)?;
                 let bos = pre.starts_with_bos();
-                let model = ByteLevel::new(pre, &names, vocabulary.merges()?)?;
-                (Algorithm::ByteLevel(model), bos)
+                let merges = Merges::new(&names, Merges::split(vocabulary.merges()?))?;
+                (Algorithm::ByteLevel(ByteLevel::new(pre, &names, merges)), bos)
             }
             "llama" => {
                 let prefix = vocabulary.add_space_prefix.unwrap_or(true);
@@ -82,8 +95,19 @@ impl Tokenizer {
             }
             name => return Err(TokenizerError::Model { name: name.to_owned() }),
         };
+        Tokenizer::of(vocabulary, names, algorithm, None, bos_by_default)
+    }
+
+    fn of(
+        vocabulary: &Vocabulary<'_>,
+        names: Names<'_>,
+        algorithm: Algorithm,
+        form: Option<Form>,
+        bos_by_default: bool,
+    ) -> Result<Tokenizer, TokenizerError> {
         let control = [Kind::Control, Kind::Unknown];
         Ok(Tokenizer {
+            form,
             user_defined: Specials::new(&names, &[Kind::UserDefined])?,
             with_control: Specials::new(&names, &[Kind::UserDefined, control[0], control[1]])?,
             control: Specials::new(&names, &control)?,
@@ -96,6 +120,15 @@ impl Tokenizer {
             add_eos: vocabulary.ends_with_eos()?,
             algorithm,
         })
+    }
+
+    fn set_strips(&mut self, added: &[AddedToken]) {
+        for token in added {
+            let Ok(id) = u32::try_from(token.id) else { continue };
+            for specials in [&mut self.user_defined, &mut self.with_control, &mut self.control] {
+                specials.set_strips(id, [token.lstrip, token.rstrip]);
+            }
+        }
     }
 
     /// The tokens of a text in which control tokens are text like any other.
@@ -152,9 +185,11 @@ impl Tokenizer {
             };
             if start < range.start {
                 let part = restore(&text[start..range.start]);
+                let part = self.form.map_or(Cow::Borrowed(&*part), |form| form.of(&part));
                 match &self.algorithm {
                     Algorithm::ByteLevel(model) => model.encode(&part, out),
                     Algorithm::SentencePiece(model) => model.encode(&part, out),
+                    Algorithm::Characters(model) => model.encode(&part, start == 0, out),
                 }
             }
             out.extend(special);
@@ -184,8 +219,12 @@ impl Tokenizer {
     fn adds_space_after(&self, token: Option<u32>) -> bool {
         let kind = token.and_then(|token| self.kind(token));
         let special = kind.is_none_or(|kind| kind.is_control() || kind == Kind::UserDefined);
-        matches!(&self.algorithm, Algorithm::SentencePiece(model) if model.adds_space_prefix())
-            && special
+        special
+            && match &self.algorithm {
+                Algorithm::ByteLevel(_) => false,
+                Algorithm::SentencePiece(model) => model.adds_space_prefix(),
+                Algorithm::Characters(model) => model.adds_space(token.is_some()),
+            }
     }
 
     /// Tokens in the vocabulary; the model may have rows for more.
@@ -257,7 +296,7 @@ impl Pieces {
                     let bytes = byte_level::token_bytes(text);
                     pieces.bytes.extend(bytes.unwrap_or_else(|| text.as_bytes().to_vec()));
                 }
-                (Kind::Normal, Algorithm::SentencePiece(_)) => {
+                (Kind::Normal, Algorithm::SentencePiece(_) | Algorithm::Characters(_)) => {
                     pieces.bytes.extend_from_slice(text.replace(SPACE, " ").as_bytes());
                 }
                 (Kind::Byte, _) => {

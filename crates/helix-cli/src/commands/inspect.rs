@@ -87,7 +87,8 @@ struct ModelView {
     tokenizer: String,
     chat_template: bool,
     file_bytes: usize,
-    gguf_version: u32,
+    /// Of a GGUF file.
+    gguf_version: Option<u32>,
     /// Tensors and bytes of each format.
     formats: BTreeMap<&'static str, Stored>,
 }
@@ -102,15 +103,20 @@ struct Stored {
 impl ModelView {
     fn new(model: &Model) -> Result<ModelView, ModelError> {
         let config = &model.config;
-        let gguf = model.gguf();
         let mut formats = BTreeMap::<_, Stored>::new();
-        for tensor in gguf.tensors() {
-            let stored = formats.entry(tensor.ggml_type.name).or_default();
+        for (_, format, bytes) in model.stored() {
+            let stored = formats.entry(format).or_default();
             stored.tensors += 1;
-            stored.bytes += tensor.bytes();
+            stored.bytes += bytes;
         }
-        let text = |key| gguf.string(key).map(Option::unwrap_or_default);
-        let words = [text("tokenizer.ggml.model")?, text("tokenizer.ggml.pre")?];
+        let text = |key| match model.gguf() {
+            Some(gguf) => gguf.string(key).map(Option::unwrap_or_default),
+            None => Ok(""),
+        };
+        let tokenizer = match model.gguf() {
+            Some(_) => [text("tokenizer.ggml.model")?, text("tokenizer.ggml.pre")?].join(" "),
+            None => "tokenizer.json".to_owned(),
+        };
         Ok(ModelView {
             name: config.name.clone(),
             arch: config.arch.name(),
@@ -123,34 +129,31 @@ impl ModelView {
             vocab: config.vocab,
             context: config.context,
             tied_head: config.tied_head,
-            rope: rope(model)?,
-            tokenizer: words.join(" ").trim().to_owned(),
-            chat_template: !text("tokenizer.chat_template")?.is_empty(),
-            file_bytes: gguf.file_bytes(),
-            gguf_version: gguf.version(),
+            rope: rope(model),
+            tokenizer: tokenizer.trim().to_owned(),
+            chat_template: match model.gguf() {
+                Some(_) => !text("tokenizer.chat_template")?.is_empty(),
+                None => model.chat_template()?.is_some(),
+            },
+            file_bytes: model.file_bytes(),
+            gguf_version: model.gguf().map(|gguf| gguf.version()),
             formats,
         })
     }
 }
 
-fn rope(model: &Model) -> Result<Value, ModelError> {
-    let (config, gguf) = (&model.config, model.gguf());
-    let key = |name: &str| format!("{}.rope.scaling.{name}", config.arch);
-    let scaling = match gguf.string(&key("type"))? {
-        _ if gguf.tensor("rope_freqs.weight").is_some() => "rope_freqs (llama3)",
-        Some(name) => name,
-        None => "none",
-    };
-    Ok(json!({
-        "base": config.rope.base,
-        "dims": config.rope.dims,
-        "style": match config.rope.style {
+fn rope(model: &Model) -> Value {
+    let rope = model.config.rope(0);
+    json!({
+        "base": rope.base,
+        "dims": rope.dims,
+        "style": match rope.style {
             RopeStyle::Interleaved => "interleaved",
             RopeStyle::Half => "half",
         },
-        "scaling": scaling,
-        "factor": gguf.float(&key("factor"))?,
-    }))
+        "scaling": rope.scaling,
+        "factor": rope.factor,
+    })
 }
 
 /// One rank's holdings.
@@ -361,7 +364,7 @@ impl ModelView {
              context {context}; RoPE base {base}, {dims} dimensions, {style}, scaling \
              {scaling}{factor}\n\
              tokenizer {tokenizer}; {template}\n\
-             {file}, GGUF version {version}: {formats}",
+             {file}, {container}: {formats}",
             name = self.name,
             arch = self.arch,
             layers = self.layers,
@@ -380,7 +383,10 @@ impl ModelView {
             tokenizer = self.tokenizer,
             template = if self.chat_template { "a chat template" } else { "no chat template" },
             file = bytes(self.file_bytes as u64),
-            version = self.gguf_version,
+            container = match self.gguf_version {
+                Some(version) => format!("GGUF version {version}"),
+                None => "safetensors".to_owned(),
+            },
             formats = formats.join(", "),
         )
     }

@@ -1,7 +1,10 @@
 use super::*;
+use crate::activations::{Activations, Sub};
 use crate::columns::SharedColumns;
 use crate::formats::tests::noise;
 use crate::formats::{dequantize, quantize};
+
+mod oracle;
 
 /// A random weight matrix with its packed form and its exact values.
 fn random(format: Format, rows: usize, cols: usize, precision: Precision) -> (Matrix, Vec<f32>) {
@@ -9,7 +12,8 @@ fn random(format: Format, rows: usize, cols: usize, precision: Precision) -> (Ma
     quantize(format, &noise(rows * cols, (rows * 1000 + cols) as u64), &mut data);
     let mut values = vec![0.0; rows * cols];
     dequantize(format, &data, &mut values);
-    let matrix = Matrix::pack(format, &data, cols, 0..rows, 0..cols, precision).unwrap();
+    let matrix =
+        Matrix::pack(Weights::new(format, &data, cols), 0..rows, 0..cols, precision).unwrap();
     (matrix, values)
 }
 
@@ -24,9 +28,15 @@ fn product(isa: Isa, w: &Matrix, x: &Activations, tile: usize) -> Vec<f32> {
     let mut out = vec![f32::NAN; x.tokens() * w.rows()];
     let shared = SharedColumns::new(&mut out, w.rows(), tile);
     while let Some(mut columns) = shared.next() {
-        matmul_on(isa, &mut columns, 0, w, x);
+        matmul_on(isa, &mut columns, 0, w, x.into());
     }
     out
+}
+
+/// All values and codes.
+fn contents(x: &Activations) -> (&[f32], &[Sub]) {
+    let rows = ActivationRows::from(x);
+    (rows.values(), rows.subs())
 }
 
 /// Shapes that leave part of every tile empty: rows, blocks, tokens.
@@ -47,7 +57,7 @@ fn products_are_those_of_the_dequantised_weights() {
                 let input = noise(tokens * cols, 3);
                 let x = load(&input, cols, precision);
                 let seen: Vec<f64> = if format.is_quantized() && precision == Precision::Fast {
-                    let subs = x.subs().iter();
+                    let subs = x.rows(0..tokens).subs().iter();
                     let value = |s: f32, c: i8| f64::from(s) * f64::from(c);
                     subs.flat_map(|s| s.codes.as_flattened().iter().map(|c| value(s.scale, *c)))
                         .collect()
@@ -106,7 +116,8 @@ fn shards_are_parts_of_the_whole() {
             let (rows, cols) = (70, 4 * unit);
             let mut data = vec![0; rows * format.row_bytes(cols).unwrap()];
             quantize(format, &noise(rows * cols, 9), &mut data);
-            let pack = |r, c| Matrix::pack(format, &data, cols, r, c, precision).unwrap();
+            let pack =
+                |r, c| Matrix::pack(Weights::new(format, &data, cols), r, c, precision).unwrap();
             let input = noise(2 * cols, 10);
             let whole =
                 product(isa::cpu(), &pack(0..rows, 0..cols), &load(&input, cols, precision), 64);
@@ -144,7 +155,8 @@ fn a_shard_of_nothing_is_legal() {
     for format in Format::ALL {
         let unit = format.block_len();
         let data = vec![0; 2 * format.row_bytes(unit).unwrap()];
-        let pack = |r, c| Matrix::pack(format, &data, unit, r, c, Precision::Fast).unwrap();
+        let pack =
+            |r, c| Matrix::pack(Weights::new(format, &data, unit), r, c, Precision::Fast).unwrap();
         assert_eq!(pack(1..1, 0..unit).bytes(), 0);
         let no_columns = pack(0..2, unit..unit);
         let mut x = Activations::new(3, 0, Precision::Fast);
@@ -167,7 +179,8 @@ fn any_row_may_be_asked_for_ahead() {
 fn bad_shards_are_refused() {
     let data = vec![0; 2 * 18 * 2];
     let pack = |total, rows, cols| {
-        Matrix::pack(Format::Q4_0, &data, total, rows, cols, Precision::Fast).unwrap_err()
+        Matrix::pack(Weights::new(Format::Q4_0, &data, total), rows, cols, Precision::Fast)
+            .unwrap_err()
     };
     assert_eq!(pack(63, 0..2, 0..32), PackError::Row { format: Format::Q4_0, cols: 63 });
     assert_eq!(
@@ -194,9 +207,12 @@ fn weights_that_are_not_finite_are_refused() {
                 Format::BF16 => {
                     data[at..at + 2].copy_from_slice(&half::bf16::from_f32(bad).to_le_bytes());
                 }
+                Format::F8E4M3 => data[at] = 0x7f,
+                Format::Mxfp4 => data[at] = 0xff,
                 _ => data[at..at + 2].copy_from_slice(&half::f16::from_f32(bad).to_le_bytes()),
             }
-            let error = Matrix::pack(format, &data, cols, 0..3, 0..cols, Precision::Fast);
+            let error =
+                Matrix::pack(Weights::new(format, &data, cols), 0..3, 0..cols, Precision::Fast);
             let want = PackError::NotFinite { row: 2, col: format.block_len() };
             assert_eq!(error.unwrap_err(), want, "{format}");
         }
@@ -252,5 +268,48 @@ fn many_writers_fill_as_one_does() {
         }
     });
     assert_eq!((many.tokens(), many.cols()), (tokens, cols));
-    assert_eq!((many.values(), many.subs()), (one.values(), one.subs()));
+    assert_eq!(contents(&many), contents(&one));
+}
+
+#[test]
+fn gathered_rows_are_copies_and_a_run_of_them_multiplies_alone() {
+    for format in [Format::BF16, Format::Q4_0] {
+        for precision in [Precision::Fast, Precision::Precise] {
+            let (tokens, cols) = (7, 96);
+            let all = load(&noise(tokens * cols, 13), cols, precision);
+            let rows = [6, 0, 3, 3, 1];
+            let mut some = Activations::new(9, 128, precision);
+            some.load(&noise(9 * 128, 14), 9, 128); // what was there before must not show
+            some.gather(&all, &rows);
+            assert_eq!((some.tokens(), some.cols()), (5, cols));
+            for (i, row) in rows.into_iter().enumerate() {
+                let (got, want) = (some.rows(i..i + 1), all.rows(row as usize..row as usize + 1));
+                assert_eq!((got.values(), got.subs()), (want.values(), want.subs()), "{i}");
+            }
+            let (w, _) = random(format, 40, cols, precision);
+            let whole = product(isa::cpu(), &w, &all, 16);
+            for run in [0..5, 0..1, 1..4, 4..5, 2..2] {
+                let mut out = vec![f32::NAN; run.len() * 40];
+                let shared = SharedColumns::new(&mut out, 40, 16);
+                while let Some(mut columns) = shared.next() {
+                    matmul(&mut columns, 0, &w, some.rows(run.clone()));
+                }
+                for (out, row) in out.chunks(40).zip(&rows[run]) {
+                    assert_eq!(out, &whole[*row as usize * 40..][..40], "{format} {precision:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_that_are_not_there_are_refused() {
+    let x = load(&noise(64, 1), 32, Precision::Fast);
+    let panics = |f: &dyn Fn()| {
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err());
+    };
+    panics(&|| _ = x.rows(1..3));
+    panics(&|| Activations::new(4, 32, Precision::Fast).gather(&x, &[0, 2]));
+    panics(&|| Activations::new(1, 32, Precision::Fast).gather(&x, &[0, 1]));
+    panics(&|| Activations::new(2, 32, Precision::Precise).gather(&x, &[0, 1]));
 }

@@ -1,7 +1,8 @@
 //! Metadata keys of one architecture, read with their rules.
 
-use super::rope::{Factors, Rope, Scaling, Yarn};
-use super::{Arch, MAX_SIZE};
+use super::rope::{Factors, Rope, Scaling, Yarn, mscale};
+use super::{MAX_SIZE, Mla, Moe, Routing};
+use crate::arch::{Arch, Family};
 use crate::{Gguf, ModelError, Value};
 
 /// Keys that change the arithmetic of a layer, and the value at which they do not. A model that
@@ -28,35 +29,33 @@ const NEUTRAL: [(&str, f64, &str); 18] = [
 ];
 
 /// Largest head: far past any model's, and small enough to compute its frequencies unasked.
-const MAX_HEAD: usize = 1 << 16;
+pub(super) const MAX_HEAD: usize = 1 << 16;
 
-pub(super) struct Keys<'a> {
+/// The metadata of a file, read as its architecture writes them.
+pub(crate) struct Keys<'a> {
     gguf: &'a Gguf,
-    arch: Arch,
+    family: &'static Family,
 }
 
 impl<'a> Keys<'a> {
     pub(super) fn new(gguf: &'a Gguf) -> Result<Keys<'a>, ModelError> {
         const KEY: &str = "general.architecture";
         let name = gguf.string(KEY)?.ok_or_else(|| missing(KEY))?;
-        match Arch::ALL.into_iter().find(|arch| arch.name() == name) {
-            Some(arch) => Ok(Keys { gguf, arch }),
-            None => Err(ModelError::UnknownArch {
-                arch: name.to_owned(),
-                known: Arch::ALL.map(Arch::name).join(", "),
-            }),
-        }
+        // Settled by a number that is there and not 0; of another type it is refused below.
+        let experts = gguf.metadata(&format!("{name}.expert_count")).and_then(Value::as_u64);
+        let family = Family::of_gguf(name, experts.is_some_and(|experts| experts > 0))?;
+        Ok(Keys { gguf, family })
     }
 
-    pub(super) fn arch(&self) -> Arch {
-        self.arch
+    pub(super) fn family(&self) -> &'static Family {
+        self.family
     }
 
     fn key(&self, suffix: &str) -> String {
-        format!("{}.{suffix}", self.arch.name())
+        format!("{}.{suffix}", self.family.gguf.name)
     }
 
-    fn refuse<T>(
+    pub(crate) fn refuse<T>(
         &self,
         suffix: &str,
         value: impl ToString,
@@ -67,7 +66,8 @@ impl<'a> Keys<'a> {
 
     /// Refuses models whose layers compute something else than ours.
     pub(super) fn refuse_variants(&self) -> Result<(), ModelError> {
-        for (suffix, neutral, meaning) in NEUTRAL {
+        let unknown = |suffix: &str| !self.family.gguf.reads.contains(&suffix);
+        for (suffix, neutral, meaning) in NEUTRAL.into_iter().filter(|key| unknown(key.0)) {
             let key = self.key(suffix);
             let Some(value) = self.gguf.metadata(&key) else { continue };
             let found = number(value).ok_or_else(|| ModelError::KeyType {
@@ -83,7 +83,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A sliding window changes nothing as long as the context fits in it.
-    pub(super) fn refuse_window(&self, context: usize) -> Result<(), ModelError> {
+    pub(crate) fn refuse_window(&self, context: usize) -> Result<(), ModelError> {
         const SUFFIX: &str = "attention.sliding_window";
         match self.gguf.unsigned(&self.key(SUFFIX))? {
             Some(window) if window != 0 && (window as usize) < context => self.refuse(
@@ -99,7 +99,7 @@ impl<'a> Keys<'a> {
     }
 
     /// A required size.
-    pub(super) fn size(&self, suffix: &str) -> Result<usize, ModelError> {
+    pub(crate) fn size(&self, suffix: &str) -> Result<usize, ModelError> {
         self.size_up_to(suffix, MAX_SIZE)
     }
 
@@ -109,12 +109,17 @@ impl<'a> Keys<'a> {
         self.in_range(suffix, value.into(), max)
     }
 
-    fn optional_size(&self, suffix: &str) -> Result<Option<usize>, ModelError> {
+    pub(crate) fn optional_size(&self, suffix: &str) -> Result<Option<usize>, ModelError> {
         let value = self.gguf.unsigned(&self.key(suffix))?;
         value.map(|value| self.in_range(suffix, value.into(), MAX_SIZE)).transpose()
     }
 
-    fn in_range(&self, suffix: &str, value: u64, max: usize) -> Result<usize, ModelError> {
+    pub(crate) fn in_range(
+        &self,
+        suffix: &str,
+        value: u64,
+        max: usize,
+    ) -> Result<usize, ModelError> {
         match usize::try_from(value) {
             Ok(value) if (1..=max).contains(&value) => Ok(value),
             _ => self.refuse(suffix, value, format!("it must be from 1 to {max}")),
@@ -255,6 +260,23 @@ impl<'a> Keys<'a> {
     }
 
     pub(super) fn rope(&self, head_dim: usize, context: usize) -> Result<Rope, ModelError> {
+        self.scaled_rope(head_dim, self.scaling(context)?)
+    }
+
+    /// As [`Keys::rope`], with a YaRN ramp that is not rounded to whole pairs.
+    pub(crate) fn rope_untruncated(
+        &self,
+        head_dim: usize,
+        context: usize,
+    ) -> Result<Rope, ModelError> {
+        let scaling = match self.scaling(context)? {
+            Scaling::Yarn(yarn) => Scaling::Yarn(Yarn { truncate: false, ..yarn }),
+            other => other,
+        };
+        self.scaled_rope(head_dim, scaling)
+    }
+
+    fn scaled_rope(&self, head_dim: usize, scaling: Scaling) -> Result<Rope, ModelError> {
         const DIMS: &str = "rope.dimension_count";
         const BASE: &str = "rope.freq_base";
         let dims = self.optional_size(DIMS)?.unwrap_or(head_dim);
@@ -266,13 +288,12 @@ impl<'a> Keys<'a> {
         if !(base > 1.0 && base.is_finite()) {
             return self.refuse(BASE, base, "it must be more than 1".to_owned());
         }
-        let scaling = self.scaling(context)?;
-        let factors = match self.arch {
-            Arch::Llama => Factors::read(self.gguf, dims)?,
-            Arch::Qwen2 | Arch::Qwen3 => Factors::none(),
+        let factors = match self.family.arch {
+            Arch::Llama | Arch::Mixtral => Factors::read(self.gguf, dims)?,
+            _ => Factors::none(),
         };
         let magnitude = self.positive("rope.scaling.attn_factor")?.unwrap_or(1.0);
-        let style = self.arch.rope_style();
+        let style = self.family.gguf.rope_style;
         Ok(Rope::new(dims, base, style, &scaling, &factors, magnitude))
     }
 
@@ -297,6 +318,9 @@ impl<'a> Keys<'a> {
                 original_context: self.optional_size(ORIGINAL)?.unwrap_or(context),
                 beta_fast: self.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
                 beta_slow: self.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+                truncate: true,
+                // Latent attention has its factor in the scores' scale, and there alone.
+                attention_factor: self.family.latent.then_some(1.0),
             })),
             (Some("yarn"), None) => Err(missing(&self.key(FACTOR))),
             (Some(kind), _) => {
@@ -306,8 +330,80 @@ impl<'a> Keys<'a> {
         }
     }
 
+    /// Latent attention.
+    pub(super) fn mla(&self) -> Result<Mla, ModelError> {
+        const KEY: &str = "attention.key_length_mla";
+        let key = self.size(KEY)?;
+        let rope = self.size("rope.dimension_count")?;
+        let kv_lora = self.size("attention.kv_lora_rank")?;
+        let value = self.size("attention.value_length_mla")?;
+        if key <= rope || key.max(value).max(kv_lora) > MAX_HEAD {
+            let problem = format!(
+                "it must be more than its {rope} rotary elements, and no extent of a head more \
+                 than {MAX_HEAD}"
+            );
+            return self.refuse(KEY, key, problem);
+        }
+        let q_lora = self.optional_size("attention.q_lora_rank")?;
+        Ok(Mla { q_lora, kv_lora, nope: key - rope, rope, value })
+    }
+
+    /// What YaRN's stretching multiplies queries and keys by in latent attention.
+    pub(crate) fn mla_magnitude(&self) -> Result<f32, ModelError> {
+        let Some(factor) = self.positive("rope.scaling.factor")? else { return Ok(1.0) };
+        // Converters write a tenth of `mscale_all_dim`.
+        let weight = self.positive("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
+        Ok(mscale(factor, 10.0 * weight))
+    }
+
+    /// Experts of `ffn` columns in every layer.
+    pub(crate) fn moe(&self, ffn: usize, routing: Routing) -> Result<Moe, ModelError> {
+        let top_k = self.size("expert_used_count")?;
+        let moe = Moe {
+            experts: self.size("expert_count")?,
+            ffn,
+            shared_ffn: 0,
+            first_layer: 0,
+            every: 1,
+            dense: Vec::new(),
+            routing: Routing { top_k, ..routing },
+            bias: false,
+            selection_bias: false,
+            expert_bias: false,
+        };
+        moe.check()?;
+        Ok(moe)
+    }
+
+    /// A number of things that may be absent: then 0.
+    pub(crate) fn optional_count(&self, suffix: &str) -> Result<usize, ModelError> {
+        Ok(self.gguf.unsigned(&self.key(suffix))?.unwrap_or(0) as usize)
+    }
+
+    /// `count` times `size`, unless that is no size any more.
+    pub(crate) fn in_range_or_0(
+        &self,
+        suffix: &str,
+        count: usize,
+        size: usize,
+    ) -> Result<usize, ModelError> {
+        match count.saturating_mul(size) {
+            0 => Ok(0),
+            product => self.in_range(suffix, product as u64, MAX_SIZE),
+        }
+    }
+
+    /// A bool that is false where it is absent.
+    pub(crate) fn flag(&self, suffix: &str) -> Result<bool, ModelError> {
+        Ok(self.gguf.boolean(&self.key(suffix))?.unwrap_or(false))
+    }
+
+    pub(crate) fn has_tensor(&self, name: &str) -> bool {
+        self.gguf.tensor(name).is_some()
+    }
+
     /// A float that must be positive and finite if it is there.
-    fn positive(&self, suffix: &str) -> Result<Option<f32>, ModelError> {
+    pub(crate) fn positive(&self, suffix: &str) -> Result<Option<f32>, ModelError> {
         match self.gguf.float(&self.key(suffix))? {
             Some(value) if !(value > 0.0 && value.is_finite()) => {
                 self.refuse(suffix, value, "it must be more than 0".to_owned())

@@ -5,7 +5,7 @@
 
 use std::f64::consts::PI;
 
-use crate::tensor::Tensor;
+use crate::source::of_gguf;
 use crate::{Gguf, ModelError};
 
 /// Which two elements of a head are rotated together.
@@ -24,6 +24,10 @@ pub struct Rope {
     pub frequencies: Vec<f32>,
     /// What sine and cosine are multiplied by: 1, or YaRN's attention factor.
     pub magnitude: f32,
+    /// What was done to the frequencies, for people to read.
+    pub scaling: &'static str,
+    /// New context over old, where that was it.
+    pub factor: Option<f32>,
 }
 
 /// How a model was stretched past the context that it was first trained for.
@@ -53,6 +57,10 @@ pub struct Yarn {
     pub beta_fast: f32,
     /// Turns below which it is divided by `factor`.
     pub beta_slow: f32,
+    /// Whether the ramp between the two starts and ends at whole pairs, as in all but gpt-oss.
+    pub truncate: bool,
+    /// What sine and cosine are multiplied by, if not by `0.1 ln(factor) + 1`.
+    pub attention_factor: Option<f32>,
 }
 
 /// Llama 3's parameters, named as in Hugging Face configurations.
@@ -95,16 +103,22 @@ impl Yarn {
             let ratio = self.original_context as f64 / (f64::from(turns) * 2.0 * PI);
             dims as f64 * ratio.ln() / (2.0 * f64::from(base).ln())
         };
-        let low = bound(self.beta_fast).floor().max(0.0);
-        let high = bound(self.beta_slow).ceil().min(dims as f64 - 1.0);
+        let (low, high) = (bound(self.beta_fast), bound(self.beta_slow));
+        let (low, high) = if self.truncate { (low.floor(), high.ceil()) } else { (low, high) };
+        let (low, high) = (low.max(0.0), high.min(dims as f64 - 1.0));
         let ramp = (pair as f64 - low) / (high - low).max(0.001);
         1.0 - ramp.clamp(0.0, 1.0)
     }
 
-    /// `0.1 ln(factor) + 1`, or 1 where nothing is stretched.
     fn magnitude(&self) -> f32 {
-        if self.factor > 1.0 { 0.1 * self.factor.ln() + 1.0 } else { 1.0 }
+        self.attention_factor.unwrap_or_else(|| mscale(self.factor, 1.0))
     }
+}
+
+/// YaRN's and DeepSeek's attention factor: `0.1·weight·ln(factor) + 1`, or 1 where nothing is
+/// stretched.
+pub(crate) fn mscale(factor: f32, weight: f32) -> f32 {
+    if factor > 1.0 { 0.1 * weight * factor.ln() + 1.0 } else { 1.0 }
 }
 
 /// Divisors of single frequencies, as the tensor `rope_freqs.weight` has them; empty for none.
@@ -120,7 +134,7 @@ impl Factors {
         if gguf.tensor(NAME).is_none() {
             return Ok(Factors::none());
         }
-        let factors = Tensor::of(gguf, NAME)?.vector(dims / 2)?;
+        let factors = of_gguf(gguf, NAME, None)?.vector(dims / 2)?;
         match factors.iter().find(|factor| **factor <= 0.0) {
             Some(factor) => Err(ModelError::Header {
                 what: format!("tensor {NAME:?}"),
@@ -132,6 +146,11 @@ impl Factors {
 }
 
 impl Rope {
+    /// The embedding of `dims` elements without scaling.
+    pub(crate) fn plain(dims: usize, base: f32, style: RopeStyle) -> Rope {
+        Rope::new(dims, base, style, &Scaling::None, &Factors::none(), 1.0)
+    }
+
     /// The embedding of `dims` elements with `scaling`; `magnitude` multiplies the scaling's own.
     pub(super) fn new(
         dims: usize,
@@ -160,7 +179,14 @@ impl Rope {
         };
         let own = if let Scaling::Yarn(yarn) = scaling { yarn.magnitude() } else { 1.0 };
         let frequencies = (0..dims / 2).map(|pair| scaled(pair) as f32).collect();
-        Rope { dims, base, style, frequencies, magnitude: own * magnitude }
+        let (scaling, factor) = match scaling {
+            _ if !factors.0.is_empty() => ("rope_freqs (llama3)", None),
+            Scaling::None => ("none", None),
+            Scaling::Linear { factor } => ("linear", Some(*factor)),
+            Scaling::Yarn(yarn) => ("yarn", Some(yarn.factor)),
+            Scaling::Llama3(llama3) => ("llama3", Some(llama3.factor)),
+        };
+        Rope { dims, base, style, frequencies, magnitude: own * magnitude, scaling, factor }
     }
 }
 

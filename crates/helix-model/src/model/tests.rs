@@ -21,10 +21,15 @@ fn refused(writer: Writer, expected: &str) {
 
 #[test]
 fn every_tensor_must_be_there() {
-    for arch in Arch::ALL {
+    for arch in Arch::DENSE {
         let spec = Spec { tied_head: false, ..Spec::tiny(arch) };
-        let names: Vec<String> =
-            open(&spec).unwrap().gguf().tensors().map(|tensor| tensor.name.clone()).collect();
+        let names: Vec<String> = open(&spec)
+            .unwrap()
+            .gguf()
+            .unwrap()
+            .tensors()
+            .map(|tensor| tensor.name.clone())
+            .collect();
         for name in names.iter().filter(|name| *name != HEAD) {
             let mut writer = synthetic::writer(&spec, 1);
             writer.remove_tensor(name);

@@ -16,10 +16,17 @@ fn every_architecture_format_and_scaling_opens() {
     let scalings = [
         Scaling::None,
         Scaling::Linear { factor: 2.0 },
-        Scaling::Yarn(Yarn { factor: 4.0, original_context: 128, beta_fast: 32.0, beta_slow: 1.0 }),
+        Scaling::Yarn(Yarn {
+            factor: 4.0,
+            original_context: 128,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+            attention_factor: None,
+        }),
     ];
-    for arch in Arch::ALL {
-        for format in Format::ALL {
+    for arch in Arch::DENSE {
+        for format in Format::GGML {
             for (scaling, tied_head) in scalings.iter().zip([true, false, true]) {
                 let spec = Spec {
                     hidden: 256,
@@ -85,7 +92,7 @@ fn presets_have_the_shapes_of_their_models() {
 
 #[test]
 fn text_goes_through_the_tokenizer_and_back() {
-    for arch in Arch::ALL {
+    for arch in Arch::DENSE {
         for vocab in [259, 300, 5000] {
             let spec = Spec { vocab, ..Spec::tiny(arch) };
             let model = Model::from_gguf_bytes(gguf(&spec, 1)).unwrap();

@@ -43,7 +43,7 @@ pub(super) fn write(spec: &Spec, writer: &mut Writer) {
     types[..special].fill(CONTROL);
     let pre = match spec.arch {
         Arch::Llama => "smollm",
-        Arch::Qwen2 | Arch::Qwen3 => "qwen2",
+        _ => "qwen2",
     };
     let end = special.saturating_sub(1) as u32;
     writer

@@ -4,13 +4,13 @@
 //! alphabet is turned back into bytes here, once, so that encoding works on bytes and ids only.
 //! Source: `bytes_to_unicode` of the GPT-2 release.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use super::merge::{Merged, Merger, Rules, Symbol};
+use super::merge::Merger;
+use super::merges::Merges;
+use super::pre::PreTokenizer;
 use super::vocabulary::{Kind, Names};
-use super::{TokenizerError, pre::PreTokenizer};
 
 /// The character that stands for each byte: printable Latin-1 for itself, the others from U+0100.
 fn alphabet() -> [char; 256] {
@@ -38,46 +38,20 @@ pub(super) struct ByteLevel {
     pre: PreTokenizer,
     /// Tokens of single bytes. A byte without one has no tokens at all, as in other engines.
     bytes: [Option<u32>; 256],
-    /// (left, right) -> (rank, result)
-    merges: HashMap<(u32, u32), (usize, u32)>,
+    merges: Merges,
     /// Tokens by their bytes, where the model takes a piece that is a token whole.
     whole: Option<HashMap<Box<[u8]>, u32>>,
 }
 
 impl ByteLevel {
     /// Control tokens are left out everywhere: text cannot become one by merging.
-    pub fn new(
-        pre: PreTokenizer,
-        names: &Names<'_>,
-        merges: &[String],
-    ) -> Result<ByteLevel, TokenizerError> {
+    pub fn new(pre: PreTokenizer, names: &Names<'_>, merges: Merges) -> ByteLevel {
         let bytes = alphabet().map(|c| names.plain(c.encode_utf8(&mut [0; 4])));
-        let mut table = HashMap::with_capacity(merges.len());
-        for (index, merge) in merges.iter().enumerate() {
-            let broken = || TokenizerError::Merge { index, merge: merge.clone() };
-            let (left, right) = merge.split_once(' ').ok_or_else(broken)?;
-            if left.is_empty() || right.is_empty() || right.contains(' ') {
-                return Err(broken());
-            }
-            let find = |text: &str| {
-                names.find(text).ok_or_else(|| TokenizerError::MergeToken {
-                    index,
-                    merge: merge.clone(),
-                    text: text.to_owned(),
-                })
-            };
-            let pair = (find(left)?, find(right)?);
-            let result = find(&[left, right].concat())?;
-            if !names.kind(result).is_control() {
-                // Of two equal merges the first counts: its rank is higher.
-                table.entry(pair).or_insert((index, result));
-            }
-        }
         let whole = pre.takes_whole_tokens().then(|| {
             let plain = names.iter().filter(|&(_, _, kind)| kind == Kind::Normal);
             plain.filter_map(|(id, text, _)| Some((token_bytes(text)?.into(), id))).collect()
         });
-        Ok(ByteLevel { pre, bytes, merges: table, whole })
+        ByteLevel { pre, bytes, merges, whole }
     }
 
     /// Appends the tokens of `text`.
@@ -89,17 +63,8 @@ impl ByteLevel {
                 return out.push(token);
             }
             let symbols = piece.bytes().map(|byte| (1, self.bytes[usize::from(byte)]));
-            out.extend(merger.run(self, piece, symbols).filter_map(|symbol| symbol.token));
+            out.extend(merger.run(&self.merges, piece, symbols).filter_map(|symbol| symbol.token));
         });
-    }
-}
-
-impl Rules for ByteLevel {
-    type Rank = Reverse<usize>;
-
-    fn merge(&self, _: &str, left: &Symbol, right: &Symbol) -> Option<Merged<Self::Rank>> {
-        let &(rank, token) = self.merges.get(&(left.token?, right.token?))?;
-        Some(Merged { rank: Reverse(rank), token })
     }
 }
 

@@ -122,6 +122,40 @@ pub enum TokenizerError {
         /// The key that would name the token.
         key: &'static str,
     },
+    /// A part of `tokenizer.json` that is not run here.
+    #[error("its {part} is {found}, and Helix runs {known}")]
+    Part {
+        /// What part.
+        part: &'static str,
+        /// What the file has.
+        found: String,
+        /// What could be there instead.
+        known: &'static str,
+    },
+    /// A pattern that cannot be run in linear time with the same matches.
+    #[error("the pattern {pattern:?} of its pre_tokenizer is not run here: {problem}")]
+    Pattern {
+        /// The regular expression.
+        pattern: String,
+        /// Why not.
+        problem: String,
+    },
+    /// `tokenizer.json` is not of its own form.
+    #[error("it is not a tokenizer: {problem}")]
+    File {
+        /// What and where.
+        problem: String,
+    },
+    /// Two tokens with one number, or numbers with large gaps.
+    #[error("token {text:?} has the number {id}, {problem}")]
+    Number {
+        /// The token.
+        text: String,
+        /// Its number.
+        id: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The special tokens together are longer than any model's.
     #[error("the special tokens have {bytes} bytes together; Helix reads up to {limit}")]
     SpecialsTooLong {

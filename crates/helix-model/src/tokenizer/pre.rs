@@ -6,10 +6,13 @@
 //! (`docs/decisions/006-own-tokenizers.md`). The one construct that a finite automaton lacks,
 //! `\s+(?!\S)`, is [`Stage::words`]'s rule about white space.
 
+use std::ops::Range;
+
 use regex_automata::meta::Regex;
 use regex_automata::{Input, PatternID};
 
 use super::TokenizerError;
+use super::pattern::Pattern;
 
 /// How a family of models cuts text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,10 +129,12 @@ const KNOWN: [Named; 62] = [
     named("viking", Rule::Viking),
 ];
 
+/// The words of GPT-2, which `ByteLevel` in `tokenizer.json` means as well.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+";
+
 impl Rule {
     /// The cuts, in the order they are made: each works on the pieces of the one before.
     fn stages(self) -> Vec<Stage> {
-        const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+";
         const DIGIT: &str = r"\p{N}";
         const THREE: &str = "[0-9][0-9][0-9]";
         const CJK: &str = "[一-龥ࠀ-一가-퟿]+";
@@ -247,6 +252,11 @@ impl PreTokenizer {
         Ok(PreTokenizer { stages: rule.stages(), whole, bos })
     }
 
+    /// One that cuts by `stages`.
+    pub fn of(stages: Vec<Stage>, whole: bool) -> PreTokenizer {
+        PreTokenizer { stages, whole, bos: false }
+    }
+
     /// Whether a piece that is a token becomes that token without any merging.
     pub fn takes_whole_tokens(&self) -> bool {
         self.whole
@@ -257,7 +267,8 @@ impl PreTokenizer {
         self.bos
     }
 
-    /// Gives `each` the pieces of `text` in order. Together they are `text`.
+    /// Gives `each` the pieces of `text` in order. Together they are `text`, unless a stage leaves
+    /// something out.
     pub fn split<'t>(&self, text: &'t str, each: &mut dyn FnMut(&'t str)) {
         fn cut<'t>(stages: &[Stage], text: &'t str, each: &mut dyn FnMut(&'t str)) {
             match stages.split_first() {
@@ -269,46 +280,119 @@ impl PreTokenizer {
     }
 }
 
-/// One expression: its matches become pieces, and so does the text between two matches.
-struct Stage {
+/// What becomes of the matches of an expression, and of the text between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behavior {
+    /// Both are pieces.
+    Isolated,
+    /// Matches are left out.
+    Removed,
+    /// What is between them is left out.
+    Kept,
+    /// A match belongs to the piece before it.
+    MergedWithPrevious,
+    /// A match belongs to the piece behind it.
+    MergedWithNext,
+}
+
+/// One expression that text is cut by.
+pub(super) struct Stage {
     regex: Regex,
+    behavior: Behavior,
 }
 
 impl Stage {
-    fn isolate(pattern: &str) -> Stage {
-        Stage::new(&[pattern])
+    /// Matches become pieces, and so does the text between two matches.
+    pub fn isolate(pattern: &str) -> Stage {
+        Stage::known(&[pattern])
     }
 
     /// `pattern|\s+(?!\S)|\s+`: of a run of white space that is no part of a word, all but the last
     /// character is a piece, as the last one may belong to the word that follows; at the end of the
     /// text, or if it is one character, the whole run is.
     fn words(pattern: &str) -> Stage {
-        Stage::new(&[pattern, r"\s+"])
+        Stage::known(&[pattern, SPACES])
     }
 
-    fn new(patterns: &[&str]) -> Stage {
-        Stage { regex: Regex::new_many(patterns).expect("the expressions of this file are valid") }
+    /// What `ByteLevel` does by itself.
+    pub fn gpt2() -> Stage {
+        Stage::words(GPT2)
+    }
+
+    fn known(patterns: &[&str]) -> Stage {
+        let regex = Regex::new_many(patterns).expect("the expressions of this file are valid");
+        Stage { regex, behavior: Behavior::Isolated }
+    }
+
+    /// An expression of a file.
+    pub fn of_pattern(pattern: &str, behavior: Behavior) -> Result<Stage, TokenizerError> {
+        let Pattern { regex, words } = Pattern::new(pattern)?;
+        let patterns: &[&str] = if words { &[&regex, SPACES] } else { &[&regex] };
+        Stage::compile(pattern, patterns, behavior)
+    }
+
+    /// A text of a file.
+    pub fn of_literal(literal: &str, behavior: Behavior) -> Result<Stage, TokenizerError> {
+        Stage::compile(literal, &[&Pattern::literal(literal).regex], behavior)
+    }
+
+    fn compile(
+        pattern: &str,
+        patterns: &[&str],
+        behavior: Behavior,
+    ) -> Result<Stage, TokenizerError> {
+        let regex = Regex::new_many(patterns).map_err(|error| TokenizerError::Pattern {
+            pattern: pattern.chars().take(200).collect(),
+            problem: error.to_string(),
+        })?;
+        Ok(Stage { regex, behavior })
     }
 
     fn split<'t>(&self, text: &'t str, each: &mut dyn FnMut(&'t str)) {
-        let mut start = 0;
-        while let Some(found) = self.regex.search(&Input::new(text).range(start..)) {
+        let mut emit = |piece: Range<usize>| {
+            if !piece.is_empty() {
+                each(&text[piece]);
+            }
+        };
+        // Where the piece starts that is not given out yet, and where to search.
+        let (mut start, mut from) = (0, 0);
+        while let Some(found) = self.regex.search(&Input::new(text).range(from..)) {
             let mut piece = found.range();
             if found.pattern() == PatternID::must(1) && piece.end < text.len() {
                 let (last, _) = text[piece.clone()].char_indices().next_back().unwrap_or_default();
                 piece.end = if last == 0 { piece.end } else { piece.start + last };
             }
-            if start < piece.start {
-                each(&text[start..piece.start]);
+            if piece.is_empty() {
+                // An expression of a file may match nothing, which cuts nothing.
+                let Some(c) = text[piece.end..].chars().next() else { break };
+                from = piece.end + c.len_utf8();
+                continue;
             }
-            each(&text[piece.clone()]);
+            from = piece.end;
+            match self.behavior {
+                Behavior::Isolated => {
+                    emit(start..piece.start);
+                    emit(piece.clone());
+                }
+                Behavior::Removed => emit(start..piece.start),
+                Behavior::Kept => emit(piece.clone()),
+                Behavior::MergedWithPrevious => emit(start..piece.end),
+                Behavior::MergedWithNext => {
+                    emit(start..piece.start);
+                    start = piece.start;
+                    continue;
+                }
+            }
             start = piece.end;
         }
-        if start < text.len() {
-            each(&text[start..]);
+        if self.behavior != Behavior::Kept {
+            emit(start..text.len());
         }
     }
 }
+
+/// The second of two expressions, which leaves its last character to the word behind it.
+const SPACES: &str = r"\s+";
 
 #[cfg(test)]
 mod tests {

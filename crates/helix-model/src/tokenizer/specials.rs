@@ -1,5 +1,6 @@
 //! Finding special tokens in text.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
@@ -15,6 +16,8 @@ const MAX_BYTES: usize = 1 << 20;
 pub(crate) struct Specials {
     automaton: AhoCorasick,
     ids: Vec<u32>,
+    /// Tokens that take the white space before and behind them along.
+    strips: HashMap<u32, [bool; 2]>,
 }
 
 impl Specials {
@@ -36,12 +39,29 @@ impl Specials {
             .match_kind(MatchKind::LeftmostLongest)
             .build(texts)
             .map_err(|_| too_long())?;
-        Ok(Specials { automaton, ids })
+        Ok(Specials { automaton, ids, strips: HashMap::new() })
     }
 
     /// The first special token that starts at `start` or after it: where, and which.
     pub fn find(&self, text: &str, start: usize) -> Option<(Range<usize>, u32)> {
         let found = self.automaton.find(Input::new(text).range(start..))?;
-        Some((found.range(), self.ids[found.pattern().as_usize()]))
+        let id = self.ids[found.pattern().as_usize()];
+        let mut range = found.range();
+        if let Some(&[before, behind]) = self.strips.get(&id) {
+            if before {
+                range.start = start + text[start..range.start].trim_end().len();
+            }
+            if behind {
+                range.end = text.len() - text[range.end..].trim_start().len();
+            }
+        }
+        Some((range, id))
+    }
+
+    /// Says which white space a token takes along: that before it, that behind it.
+    pub(super) fn set_strips(&mut self, id: u32, strips: [bool; 2]) {
+        if strips != [false; 2] {
+            self.strips.insert(id, strips);
+        }
     }
 }

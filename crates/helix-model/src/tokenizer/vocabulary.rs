@@ -240,6 +240,19 @@ impl<'a> Names<'a> {
         Ok(())
     }
 
+    /// Marks more tokens as ends, by their numbers.
+    pub fn add_ends(&mut self, ends: &[u32]) -> Result<(), TokenizerError> {
+        let tokens = self.texts.len();
+        for &id in ends {
+            let kind = usize::try_from(id).ok().and_then(|id| self.kinds.get_mut(id));
+            *kind.ok_or(TokenizerError::Id { key: "eos_token_id", id, tokens })? = Kind::Control;
+        }
+        self.ends.extend(ends);
+        self.ends.sort_unstable();
+        self.ends.dedup();
+        Ok(())
+    }
+
     /// Tokens in all.
     pub fn len(&self) -> usize {
         self.texts.len()

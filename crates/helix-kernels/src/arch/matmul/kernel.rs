@@ -5,12 +5,14 @@
 //! * Integer: `v` is the exact integer dot of the (half) sub-block with the activations' codes,
 //!   times `scale·x.scale`; then the minimum times the activations' sum.
 //! * Float: `v` is a chain of fused multiply-adds over the columns of the sub-block, from 0.
+//! * FP8: as float, but sub-blocks are the runs of [`panel::F8Chunk`], and the scale of each is
+//!   multiplied with its value as that is fused into `sum`.
 
 use std::marker::PhantomData;
 
-use super::panel::{self, Block, Column, GROUP, ROWS};
+use super::panel::{self, Block, Column, F8_RUNS, GROUP, ROWS};
 use super::{Dots, Job, Visit, dispatch};
-use crate::activations::{Activations, Sub};
+use crate::activations::{ActivationRows, Sub};
 use crate::columns::Columns;
 use crate::formats::{Format, SUB_BLOCK};
 use crate::isa::Isa;
@@ -24,6 +26,8 @@ pub(crate) struct Operand<'a> {
     /// All panels, one after the other.
     pub bytes: &'a [u8],
     pub cols: usize,
+    /// Columns between a boundary of scales and the first column: FP8 alone has such boundaries.
+    pub lead: usize,
 }
 
 /// Weights that are read through before the next tokens' turn: they stay in the second-level
@@ -37,7 +41,7 @@ pub(crate) fn multiply(
     out: &mut Columns<'_>,
     first_row: usize,
     w: Operand<'_>,
-    x: &Activations,
+    x: ActivationRows<'_>,
 ) {
     debug_assert!(first_row.is_multiple_of(ROWS) && w.cols > 0);
     dispatch(isa, Product { out, first_row, w, x });
@@ -47,7 +51,7 @@ struct Product<'a, 'o> {
     out: &'a mut Columns<'o>,
     first_row: usize,
     w: Operand<'a>,
-    x: &'a Activations,
+    x: ActivationRows<'a>,
 }
 
 impl Visit for Product<'_, '_> {
@@ -57,6 +61,7 @@ impl Visit for Product<'_, '_> {
             (Format::F32, _) => passes::<L, Float<panel::F32>>(l, self),
             (Format::F16, _) => passes::<L, Float<panel::F16>>(l, self),
             (Format::BF16, _) => passes::<L, Float<panel::BF16>>(l, self),
+            (Format::F8E4M3, _) => passes::<L, F8>(l, self),
             (Format::Q8_0, true) => passes::<L, Integer<panel::Q8_0>>(l, self),
             (Format::Q4_0, true) => passes::<L, Integer<panel::Q4_0>>(l, self),
             (Format::Q4_1, true) => passes::<L, Integer<panel::Q4_1>>(l, self),
@@ -65,6 +70,7 @@ impl Visit for Product<'_, '_> {
             (Format::Q4K, true) => passes::<L, Integer<panel::Q4K>>(l, self),
             (Format::Q5K, true) => passes::<L, Integer<panel::Q5K>>(l, self),
             (Format::Q6K, true) => passes::<L, Integer<panel::Q6K>>(l, self),
+            (Format::Mxfp4, true) => passes::<L, Integer<panel::Mxfp4>>(l, self),
             (Format::Q8_0, false) => passes::<L, Exact<panel::Q8_0>>(l, self),
             (Format::Q4_0, false) => passes::<L, Exact<panel::Q4_0>>(l, self),
             (Format::Q4_1, false) => passes::<L, Exact<panel::Q4_1>>(l, self),
@@ -73,6 +79,7 @@ impl Visit for Product<'_, '_> {
             (Format::Q4K, false) => passes::<L, Exact<panel::Q4K>>(l, self),
             (Format::Q5K, false) => passes::<L, Exact<panel::Q5K>>(l, self),
             (Format::Q6K, false) => passes::<L, Exact<panel::Q6K>>(l, self),
+            (Format::Mxfp4, false) => passes::<L, Exact<panel::Mxfp4>>(l, self),
         }
     }
 }
@@ -101,15 +108,16 @@ trait Rule {
     /// Whether small batches are worth kernels of their own.
     const EVERY_TILE: bool = true;
 
-    /// Blocks of a row.
-    fn blocks(cols: usize) -> usize;
+    /// Blocks of a panel.
+    fn blocks(w: &Operand<'_>) -> usize;
     /// All tokens' inputs.
-    fn inputs(x: &Activations) -> &[Self::Input];
-    /// A panel's 16 rows times `T` tokens.
+    fn inputs<'a>(x: ActivationRows<'a>) -> &'a [Self::Input];
+    /// A panel's 16 rows times `T` tokens; `lead` is the operand's.
     fn sums<L: Dots, const T: usize>(
         l: L,
         panel: &[Self::Block],
         x: [&[Self::Input]; T],
+        lead: usize,
     ) -> [L::F; T];
 }
 
@@ -120,16 +128,16 @@ impl<B: Block> Rule for Integer<B> {
     type Block = B;
     type Input = Sub;
 
-    fn blocks(cols: usize) -> usize {
-        cols / (SUB_BLOCK * B::SUBS)
+    fn blocks(w: &Operand<'_>) -> usize {
+        w.cols / (SUB_BLOCK * B::SUBS)
     }
 
-    fn inputs(x: &Activations) -> &[Sub] {
+    fn inputs<'a>(x: ActivationRows<'a>) -> &'a [Sub] {
         x.subs()
     }
 
     #[inline(always)]
-    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[Sub]; T]) -> [L::F; T] {
+    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[Sub]; T], _lead: usize) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
         for (i, block) in panel.iter().enumerate() {
             for sub in 0..B::SUBS {
@@ -230,16 +238,16 @@ impl<B: Block> Rule for Exact<B> {
 
     const EVERY_TILE: bool = false;
 
-    fn blocks(cols: usize) -> usize {
-        cols / (SUB_BLOCK * B::SUBS)
+    fn blocks(w: &Operand<'_>) -> usize {
+        w.cols / (SUB_BLOCK * B::SUBS)
     }
 
-    fn inputs(x: &Activations) -> &[f32] {
+    fn inputs<'a>(x: ActivationRows<'a>) -> &'a [f32] {
         x.values()
     }
 
     #[inline(always)]
-    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[f32]; T]) -> [L::F; T] {
+    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[f32]; T], _lead: usize) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
         for (i, block) in panel.iter().enumerate() {
             for sub in 0..B::SUBS {
@@ -293,34 +301,174 @@ impl<C: Column> Rule for Float<C> {
     type Block = C;
     type Input = f32;
 
-    fn blocks(cols: usize) -> usize {
-        cols
+    fn blocks(w: &Operand<'_>) -> usize {
+        w.cols
     }
 
-    fn inputs(x: &Activations) -> &[f32] {
+    fn inputs<'a>(x: ActivationRows<'a>) -> &'a [f32] {
         x.values()
     }
 
     #[inline(always)]
-    fn sums<L: Dots, const T: usize>(l: L, panel: &[C], x: [&[f32]; T]) -> [L::F; T] {
+    fn sums<L: Dots, const T: usize>(l: L, panel: &[C], x: [&[f32]; T], _lead: usize) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
-        for (i, columns) in panel.chunks(SUB_BLOCK).enumerate() {
-            if T > 1 {
-                prefetch(l, columns, 0, 1);
-            }
-            let x = chunk(x, i * SUB_BLOCK, columns.len());
-            let mut chain = [l.splat(0.0); T];
-            for (c, w) in columns.iter().enumerate() {
-                let w = w.load(l);
-                for t in 0..T {
-                    chain[t] = l.fma(w, l.splat(x[t][c]), chain[t]);
+        let mut start = 0;
+        while start < panel.len() {
+            // Chains that run at once hide each other's latency.
+            start += match panel.len() - start {
+                FOUR.. if const { L::SUMS / T >= 4 } => {
+                    chains::<L, C, T, 4>(l, &panel[start..start + FOUR], x, start, &mut sums)
                 }
-            }
+                rest => {
+                    let rest = &panel[start..start + rest.min(SUB_BLOCK)];
+                    chains::<L, C, T, 1>(l, rest, x, start, &mut sums)
+                }
+            };
+        }
+        sums
+    }
+}
+
+/// Columns of four sub-blocks.
+const FOUR: usize = 4 * SUB_BLOCK;
+
+/// `K` sub-blocks of equal length, from column `start` of `x`; returns their columns.
+#[inline(always)]
+fn chains<L: Dots, C: Column, const T: usize, const K: usize>(
+    l: L,
+    columns: &[C],
+    x: [&[f32]; T],
+    start: usize,
+    sums: &mut [L::F; T],
+) -> usize {
+    if T > 1 {
+        prefetch(l, columns, 0, 1);
+    }
+    let len = columns.len() / K;
+    let mut chains = [[l.splat(0.0); T]; K];
+    for c in 0..len {
+        for k in 0..K {
+            let w = columns[k * len + c].load(l);
             for t in 0..T {
-                sums[t] = l.add(sums[t], chain[t]);
+                chains[k][t] = l.fma(w, l.splat(x[t][start + k * len + c]), chains[k][t]);
+            }
+        }
+    }
+    for chain in &chains {
+        for t in 0..T {
+            sums[t] = l.add(sums[t], chain[t]);
+        }
+    }
+    columns.len()
+}
+
+/// FP8 meets values.
+struct F8;
+
+impl Rule for F8 {
+    type Block = [u8; GROUP];
+    type Input = f32;
+
+    fn blocks(w: &Operand<'_>) -> usize {
+        panel::f8_units(w.lead, w.cols)
+    }
+
+    fn inputs<'a>(x: ActivationRows<'a>) -> &'a [f32] {
+        x.values()
+    }
+
+    #[inline(always)]
+    fn sums<L: Dots, const T: usize>(
+        l: L,
+        panel: &[[u8; GROUP]],
+        x: [&[f32]; T],
+        lead: usize,
+    ) -> [L::F; T] {
+        let mut sums = [l.splat(0.0); T];
+        for at in panel::f8_chunks(lead, x[0].len()) {
+            let scale = l.load_f32(&panel[at.unit]);
+            let units = &panel[at.unit + 1..][..at.run()];
+            if T > 1 {
+                prefetch(l, units, 0, 1);
+            }
+            if at.len == F8_RUNS * at.run() {
+                f8_chunk(l, units, scale, chunk(x, at.start, at.len), &mut sums);
+            } else {
+                // Zeros meet the columns that are not there.
+                let mut whole = [[0.0; F8_RUNS * SUB_BLOCK]; T];
+                for t in 0..T {
+                    whole[t][..at.len].copy_from_slice(&x[t][at.start..at.start + at.len]);
+                }
+                f8_chunk(l, units, scale, whole.each_ref().map(|x| &x[..]), &mut sums);
             }
         }
         sums
+    }
+}
+
+/// Adds a chunk's units times `x`, which holds at least as many columns.
+#[inline(always)]
+fn f8_chunk<L: Dots, const T: usize>(
+    l: L,
+    units: &[[u8; GROUP]],
+    scale: L::F,
+    x: [&[f32]; T],
+    sums: &mut [L::F; T],
+) {
+    let run = units.len();
+    let mut chains = [[l.splat(0.0); T]; F8_RUNS];
+    // As many runs at once as the registers hold chains.
+    if const { L::SUMS / T >= 4 } {
+        for (c, unit) in units.iter().enumerate() {
+            let ([a, b], [c0, d]) = (l.even_e4m3(unit), l.odd_e4m3(unit));
+            for (r, w) in [a, b, c0, d].into_iter().enumerate() {
+                for t in 0..T {
+                    chains[r][t] = l.fma(w, l.splat(x[t][r * run + c]), chains[r][t]);
+                }
+            }
+        }
+    } else {
+        f8_runs::<L, T, 0>(l, units, x, &mut chains);
+        f8_runs::<L, T, 2>(l, units, x, &mut chains);
+    }
+    for chain in &chains {
+        for t in 0..T {
+            sums[t] = l.fma(chain[t], scale, sums[t]);
+        }
+    }
+}
+
+/// Runs `R` and `R + 1` alone.
+#[inline(always)]
+fn f8_runs<L: Dots, const T: usize, const R: usize>(
+    l: L,
+    units: &[[u8; GROUP]],
+    x: [&[f32]; T],
+    chains: &mut [[L::F; T]; F8_RUNS],
+) {
+    let run = units.len();
+    let load = |unit| if R == 0 { l.even_e4m3(unit) } else { l.odd_e4m3(unit) };
+    if const { L::SUMS / T >= 2 } {
+        for (c, unit) in units.iter().enumerate() {
+            let [a, b] = load(unit);
+            for t in 0..T {
+                chains[R][t] = l.fma(a, l.splat(x[t][R * run + c]), chains[R][t]);
+                chains[R + 1][t] = l.fma(b, l.splat(x[t][(R + 1) * run + c]), chains[R + 1][t]);
+            }
+        }
+    } else {
+        for (c, unit) in units.iter().enumerate() {
+            let a = load(unit)[0];
+            for t in 0..T {
+                chains[R][t] = l.fma(a, l.splat(x[t][R * run + c]), chains[R][t]);
+            }
+        }
+        for (c, unit) in units.iter().enumerate() {
+            let b = load(unit)[1];
+            for t in 0..T {
+                chains[R + 1][t] = l.fma(b, l.splat(x[t][(R + 1) * run + c]), chains[R + 1][t]);
+            }
+        }
     }
 }
 
@@ -332,7 +480,7 @@ const fn has_tile<L: Dots, R: Rule>(tokens: usize) -> bool {
 /// Cuts the panels into passes and each pass's tokens into tiles.
 fn passes<L: Dots, R: Rule>(l: L, Product { out, first_row, w, x }: Product<'_, '_>) {
     let (tokens, columns) = (out.tokens(), out.range().len());
-    let blocks = R::blocks(w.cols);
+    let blocks = R::blocks(&w);
     let panels = first_row / ROWS..(first_row + columns).div_ceil(ROWS);
     let all: &[R::Block] = bytemuck::cast_slice(w.bytes);
     let all = &all[panels.start * blocks..panels.end * blocks];
@@ -344,7 +492,9 @@ fn passes<L: Dots, R: Rule>(l: L, Product { out, first_row, w, x }: Product<'_, 
         while token < tokens {
             let inputs = &inputs[token * width..];
             let column = i * pass * ROWS;
-            let tile = Tile::<R> { panels, blocks, inputs, width, token, column, out: &mut *out };
+            let lead = w.lead;
+            let tile =
+                Tile::<R> { panels, blocks, lead, inputs, width, token, column, out: &mut *out };
             token += match tokens - token {
                 8.. if const { has_tile::<L, R>(8) } => tile.enter::<L, 8>(l),
                 4.. if const { has_tile::<L, R>(4) } => tile.enter::<L, 4>(l),
@@ -360,6 +510,7 @@ struct Tile<'a, 'o, R: Rule> {
     panels: &'a [R::Block],
     /// Of a panel.
     blocks: usize,
+    lead: usize,
     /// From the first token on.
     inputs: &'a [R::Input],
     /// Inputs of a token.
@@ -383,10 +534,10 @@ struct Tokens<'a, 'o, R: Rule, const T: usize>(Tile<'a, 'o, R>);
 impl<R: Rule, const T: usize> Job for Tokens<'_, '_, R, T> {
     #[inline(always)]
     fn run<L: Dots>(self, l: L) {
-        let Tile { panels, blocks, inputs, width, token, column, out } = self.0;
+        let Tile { panels, blocks, lead, inputs, width, token, column, out } = self.0;
         let x: [&[R::Input]; T] = std::array::from_fn(|t| &inputs[t * width..][..width]);
         for (i, panel) in panels.chunks_exact(blocks).enumerate() {
-            let sums = R::sums(l, panel, x);
+            let sums = R::sums(l, panel, x, lead);
             for (t, sum) in sums.iter().enumerate() {
                 let row = &mut out.row(token + t)[column + i * ROWS..];
                 if let Some(row) = row.first_chunk_mut() {

@@ -8,7 +8,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Dots;
-use crate::formats::{Codes, Format};
+use crate::formats::{Codes, FP4, Format};
 
 /// Rows of a panel.
 pub(crate) const ROWS: usize = 16;
@@ -185,6 +185,38 @@ impl Block for Q8_0 {
     }
 }
 
+/// 16 rows of [`Format::Mxfp4`].
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Mxfp4 {
+    quants: Nibbles,
+    exponent: [u8; ROWS],
+}
+
+impl Block for Mxfp4 {
+    const FORMAT: Format = Format::Mxfp4;
+    const OFFSET_LOG2: Option<u32> = Some(4);
+
+    fn set(&mut self, row: usize, _sub: usize, codes: &Codes) {
+        set_nibbles(&mut self.quants, row, &codes.codes);
+        // Zeros under the smallest scale are common, and arithmetic with subnormals is slow.
+        let zeros = codes.codes.iter().all(|code| code & 7 == 0);
+        self.exponent[row] = if zeros { 128 } else { codes.exponent };
+    }
+
+    #[inline(always)]
+    fn pair<L: Dots>(&self, l: L, _sub: usize, p: usize) -> [L::Bytes; 2] {
+        let [a, b] = nibbles(l, &self.quants, p);
+        [l.lookup(a, &FP4), l.lookup(b, &FP4)]
+    }
+
+    #[inline(always)]
+    fn scales<L: Dots>(&self, l: L, _sub: usize) -> [L::F; 2] {
+        // Of doubled numbers.
+        [l.mul(l.load_e8m0(&self.exponent), l.splat(0.5)); 2]
+    }
+}
+
 /// Defines the panel block of a K-format with minimums.
 macro_rules! k_block {
     ($name:ident, $sub:ident { $($plane:ident: $kind:ty)? }) => {
@@ -316,3 +348,58 @@ macro_rules! column {
 column!(F32, f32, load);
 column!(F16, u16, load_f16);
 column!(BF16, u16, load_bf16);
+
+/// Columns that share a scale of [`Format::F8E4M3`].
+pub(crate) const F8_COLUMNS: usize = 128;
+/// Runs of consecutive columns that a chunk of FP8 is cut into.
+pub(crate) const F8_RUNS: usize = 4;
+
+/// Columns of a shard that share scales, as their panel holds them: a unit of 16 `f32` scales, one
+/// for each row, then units of 4 columns, one of each of [`F8_RUNS`] runs of equal length. Columns
+/// that the last runs lack are zeros.
+///
+/// The runs are chains of their own, so that a product with one token is not bound by the latency
+/// of its multiply-adds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct F8Chunk {
+    /// First column in the shard.
+    pub start: usize,
+    /// Columns.
+    pub len: usize,
+    /// First unit in the panel.
+    pub unit: usize,
+}
+
+impl F8Chunk {
+    /// Columns of a run; units behind that of the scales.
+    #[inline(always)]
+    pub fn run(self) -> usize {
+        self.len.div_ceil(F8_RUNS)
+    }
+
+    /// Where a unit has the column of run `run` of row `row` of the panel.
+    pub fn byte(run: usize, row: usize) -> usize {
+        [0, 32, 1, 33][run] + 2 * row
+    }
+}
+
+/// The chunks of a shard of `cols` columns whose first is `lead` columns into its scale's block.
+#[inline(always)]
+pub(crate) fn f8_chunks(lead: usize, cols: usize) -> impl Iterator<Item = F8Chunk> {
+    let (mut start, mut unit) = (0, 0);
+    std::iter::from_fn(move || {
+        if start == cols {
+            return None;
+        }
+        let len = (F8_COLUMNS - (lead + start) % F8_COLUMNS).min(cols - start);
+        let chunk = F8Chunk { start, len, unit };
+        start += len;
+        unit += 1 + chunk.run();
+        Some(chunk)
+    })
+}
+
+/// Units of 64 bytes of a panel.
+pub(crate) fn f8_units(lead: usize, cols: usize) -> usize {
+    f8_chunks(lead, cols).last().map_or(0, |last| last.unit + 1 + last.run())
+}

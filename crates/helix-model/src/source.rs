@@ -1,0 +1,362 @@
+//! Where a model's tensors are: a GGUF file, or a Hugging Face directory.
+//!
+//! Both are asked by GGUF's names. A name is looked up, its type and shape are checked, and what
+//! comes out is a [`Tensor`] whose bytes have not been touched.
+
+use helix_kernels::Format;
+
+use crate::ModelError;
+use crate::arch::names::{OUTER, Part, Place, USUAL};
+use crate::arch::tensors::Slot;
+use crate::config::{Config, Mla};
+use crate::gguf::{GgmlType, Gguf, TensorInfo};
+use crate::huggingface::{Directory, Located};
+use crate::tensor::{FP4_BLOCK, Order, SCALE_BLOCK, ScaleGrid, Tensor};
+
+/// Where a model's tensors are.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Gguf(Gguf),
+    HuggingFace(Directory),
+}
+
+impl Source {
+    /// A tensor by GGUF's name for it; one expert's or head's with `part`.
+    pub fn tensor(
+        &self,
+        config: &Config,
+        name: &str,
+        part: Option<usize>,
+    ) -> Result<Tensor<'_>, ModelError> {
+        match self {
+            Source::Gguf(gguf) => of_gguf(gguf, &renamed(config, name), part),
+            Source::HuggingFace(directory) => of_directory(directory, config, name, part),
+        }
+    }
+
+    /// Checks that a tensor is there in its shape, and calls `known` with its name in the file.
+    pub fn check(
+        &self,
+        config: &Config,
+        name: &str,
+        slot: &Slot,
+        known: &mut dyn FnMut(&str),
+    ) -> Result<(), ModelError> {
+        match self {
+            Source::Gguf(gguf) => {
+                let name = renamed(config, name);
+                let expected: Vec<usize> = slot.dims.iter().copied().chain(slot.parts).collect();
+                check_gguf(gguf, &name, &expected)?;
+                known(&name);
+            }
+            Source::HuggingFace(directory) => {
+                for part in 0..slot.parts.unwrap_or(1) {
+                    let part = slot.parts.map(|_| part);
+                    let tensor = of_directory(directory, config, name, part);
+                    let tensor = tensor.map_err(|error| match error {
+                        ModelError::MissingTensor { name, .. } => missing(&name, slot.shape()),
+                        other => other,
+                    })?;
+                    let found = [tensor.cols, tensor.rows];
+                    let fits = match slot.dims[..] {
+                        [cols] => found == [cols, 1],
+                        _ => found == slot.dims[..],
+                    };
+                    if !fits {
+                        return Err(ModelError::TensorShape {
+                            name: tensor.name.to_owned(),
+                            found: format!("[{}, {}]", tensor.rows, tensor.cols),
+                            expected: slot.shape(),
+                        });
+                    }
+                    known(tensor.name);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+// ---- GGUF
+
+/// The name in a file whose architecture has its own.
+fn renamed(config: &Config, name: &str) -> String {
+    let renames = config.family().gguf.renames;
+    let (layer, suffix) = split(name);
+    match (layer, renames.iter().find(|(ours, _)| *ours == suffix)) {
+        (Some(layer), Some((_, theirs))) => format!("blk.{layer}.{theirs}"),
+        _ => name.to_owned(),
+    }
+}
+
+/// A layer's number and what follows it; names outside layers have no number.
+fn split(name: &str) -> (Option<&str>, &str) {
+    let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+    layer.map_or((None, name), |(layer, suffix)| (Some(layer), suffix))
+}
+
+fn check_gguf(gguf: &Gguf, name: &str, expected: &[usize]) -> Result<(), ModelError> {
+    let tensor = gguf.tensor(name).ok_or_else(|| missing(name, format!("{expected:?}")))?;
+    let equal = tensor.dims.iter().copied().eq(expected.iter().map(|&dim| dim as u64));
+    if !equal {
+        return Err(ModelError::TensorShape {
+            name: name.to_owned(),
+            found: tensor.shape(),
+            expected: format!("{expected:?}"),
+        });
+    }
+    format_of(tensor).map(drop)
+}
+
+fn missing(name: &str, expected: String) -> ModelError {
+    ModelError::MissingTensor { name: name.to_owned(), expected }
+}
+
+/// A tensor of a file, or its last extent's `part`.
+pub(crate) fn of_gguf<'a>(
+    gguf: &'a Gguf,
+    name: &str,
+    part: Option<usize>,
+) -> Result<Tensor<'a>, ModelError> {
+    let info = gguf.tensor(name).ok_or_else(|| missing(name, String::new()))?;
+    let format = format_of(info)?;
+    let mut data = gguf.data(info);
+    let mut outer = &info.dims[1..];
+    if let (Some(part), Some((&parts, rest))) = (part, outer.split_last()) {
+        let bytes = data.len() / parts as usize;
+        data = &data[part * bytes..(part + 1) * bytes];
+        outer = rest;
+    }
+    let cols = info.dims[0] as usize;
+    let rows = outer.iter().product::<u64>() as usize;
+    debug_assert_eq!(format.row_bytes(cols).map(|bytes| bytes * rows), Some(data.len()));
+    let order = Order::Rows { first: 0 };
+    Ok(Tensor { name: &info.name, format, rows, cols, data, order, scales: None })
+}
+
+/// The kernels' name for a tensor's type, if they have one.
+fn format_of(info: &TensorInfo) -> Result<Format, ModelError> {
+    let ggml_type: &'static GgmlType = info.ggml_type;
+    let known = Format::GGML.into_iter().find(|format| format.name() == ggml_type.name);
+    known.ok_or_else(|| ModelError::UnsupportedType {
+        name: info.name.clone(),
+        ggml_type: ggml_type.name,
+        supported: Format::GGML.map(Format::name).join(", "),
+    })
+}
+
+// ---- Hugging Face
+
+fn of_directory<'a>(
+    directory: &'a Directory,
+    config: &Config,
+    name: &str,
+    part: Option<usize>,
+) -> Result<Tensor<'a>, ModelError> {
+    let (layer, suffix) = split(name);
+    let Some(layer) = layer else {
+        let found = OUTER.into_iter().find(|(ours, _)| *ours == suffix);
+        let (_, theirs) = found.ok_or_else(|| missing(name, String::new()))?;
+        return whole(directory, &directory.outer_name(theirs));
+    };
+    let places = config.family().huggingface.places.iter().chain(&USUAL);
+    let place = places.into_iter().find(|(ours, _)| *ours == suffix);
+    let (_, place) = place.ok_or_else(|| missing(name, String::new()))?;
+    let full = |theirs: &str| directory.layer_name(layer, theirs);
+    let part = part.unwrap_or(0);
+    match *place {
+        Place::Whole(theirs) => whole(directory, &full(theirs)),
+        Place::Each(theirs) => {
+            whole(directory, &full(&theirs.replacen("{}", &part.to_string(), 1)))
+        }
+        Place::Fused(theirs, outputs) => fused(directory, &full(theirs), outputs, part),
+        Place::KeysOf(theirs) | Place::ValuesOf(theirs) => {
+            let mla = config.mla.as_ref().ok_or_else(|| missing(name, String::new()))?;
+            let keys = matches!(place, Place::KeysOf(_));
+            head_of(directory, &full(theirs), config.q_heads, mla, part, keys)
+        }
+    }
+}
+
+/// A matrix or vector, as it lies.
+fn whole<'a>(directory: &'a Directory, name: &str) -> Result<Tensor<'a>, ModelError> {
+    let (name, located) = find(directory, name)?;
+    let format = dtype_format(name, located)?;
+    let (rows, cols) = match located.entry.shape[..] {
+        [cols] if cols > 0 => (1, cols),
+        [rows, cols] if rows > 0 && cols > 0 => (rows, cols),
+        _ => return Err(shape_error(name, located, "one or two extents, none of them 0".into())),
+    };
+    let scales = scales(directory, name, format, rows, cols)?;
+    let (data, order) = (directory.data(located), Order::Rows { first: 0 });
+    Ok(Tensor { name, format, rows, cols, data, order, scales })
+}
+
+/// The scales of a matrix in FP8, which lie beside it.
+fn scales<'a>(
+    directory: &'a Directory,
+    name: &str,
+    format: Format,
+    rows: usize,
+    cols: usize,
+) -> Result<Option<ScaleGrid<'a>>, ModelError> {
+    if format != Format::F8E4M3 {
+        return Ok(None);
+    }
+    let expected = [rows.div_ceil(SCALE_BLOCK), cols.div_ceil(SCALE_BLOCK)];
+    let (name, located) = find(directory, &format!("{name}_scale_inv"))?;
+    if located.entry.shape != expected {
+        return Err(shape_error(name, located, format!("{expected:?}")));
+    }
+    let format = floats(name, located)?;
+    Ok(Some(ScaleGrid { format, data: directory.data(located), cols: expected[1] }))
+}
+
+/// The matrix or bias of expert `part` in a tensor of all.
+fn fused<'a>(
+    directory: &'a Directory,
+    name: &str,
+    outputs: Part,
+    part: usize,
+) -> Result<Tensor<'a>, ModelError> {
+    let (step, first) = match outputs {
+        Part::All => (1, 0),
+        Part::Even => (2, 0),
+        Part::Odd => (2, 1),
+    };
+    let blocks = format!("{name}_blocks");
+    if directory.tensor(&blocks).is_some() {
+        return fused_fp4(directory, &blocks, &format!("{name}_scales"), [first, step], part);
+    }
+    let (name, located) = find(directory, name)?;
+    let format = floats(name, located)?;
+    let (experts, inputs, all) = match located.entry.shape[..] {
+        [experts, all] if experts > part => (experts, None, all),
+        [experts, inputs, all] if experts > part => (experts, Some(inputs), all),
+        _ => return Err(shape_error(name, located, format!("at least {} experts", part + 1))),
+    };
+    if all == 0 || inputs == Some(0) || !all.is_multiple_of(step) {
+        return Err(shape_error(name, located, "an even number of outputs".into()));
+    }
+    let data = directory.data(located);
+    let bytes = data.len() / experts;
+    let data = &data[part * bytes..(part + 1) * bytes];
+    let rows = all / step;
+    Ok(match inputs {
+        None => {
+            let order = Order::Strided { start: first, row: 0, col: step, of: all };
+            Tensor { name, format, rows: 1, cols: rows, data, order, scales: None }
+        }
+        Some(cols) => {
+            let order = Order::Strided { start: first, row: step, col: all, of: all };
+            Tensor { name, format, rows, cols, data, order, scales: None }
+        }
+    })
+}
+
+/// The matrix of expert `part` in blocks of MXFP4, `[experts, outputs, inputs / 32, 16]`, whose
+/// exponents are a tensor of their own.
+fn fused_fp4<'a>(
+    directory: &'a Directory,
+    blocks: &str,
+    exponents: &str,
+    [first, step]: [usize; 2],
+    part: usize,
+) -> Result<Tensor<'a>, ModelError> {
+    let (name, located) = find(directory, blocks)?;
+    let (other, scales) = find(directory, exponents)?;
+    for (name, located) in [(name, located), (other, scales)] {
+        if located.entry.dtype.name != "U8" {
+            return Err(unsupported(name, located, "U8".to_owned()));
+        }
+    }
+    let [experts, all, row_blocks, 16] = located.entry.shape[..] else {
+        let expected = "[experts, outputs, blocks, 16]".to_owned();
+        return Err(shape_error(name, located, expected));
+    };
+    if experts <= part || all == 0 || row_blocks == 0 || !all.is_multiple_of(step) {
+        let expected = format!("at least {} experts, and whole pairs of outputs", part + 1);
+        return Err(shape_error(name, located, expected));
+    }
+    if scales.entry.shape != [experts, all, row_blocks] {
+        return Err(shape_error(other, scales, format!("[{experts}, {all}, {row_blocks}]")));
+    }
+    let of_part = |located: &Located, bytes: usize| -> &'a [u8] {
+        &directory.data(located)[part * bytes..(part + 1) * bytes]
+    };
+    let exponents = of_part(scales, all * row_blocks);
+    Ok(Tensor {
+        name,
+        format: Format::Mxfp4,
+        rows: all / step,
+        cols: row_blocks * FP4_BLOCK,
+        data: of_part(located, all * row_blocks * 16),
+        order: Order::Fp4 { exponents, first, step },
+        scales: None,
+    })
+}
+
+/// A head's part of the matrix from latents to keys and values. The one that makes keys is turned:
+/// it is queries that are multiplied by it.
+fn head_of<'a>(
+    directory: &'a Directory,
+    name: &str,
+    heads: usize,
+    mla: &Mla,
+    head: usize,
+    keys: bool,
+) -> Result<Tensor<'a>, ModelError> {
+    let (name, located) = find(directory, name)?;
+    let format = dtype_format(name, located)?;
+    let &Mla { kv_lora, nope, value, .. } = mla;
+    let expected = [heads * (nope + value), kv_lora];
+    if located.entry.shape != expected {
+        return Err(shape_error(name, located, format!("{expected:?}")));
+    }
+    let scales = scales(directory, name, format, expected[0], kv_lora)?;
+    let data = directory.data(located);
+    let first = head * (nope + value);
+    Ok(if keys {
+        let order = Order::Strided { start: first * kv_lora, row: 1, col: kv_lora, of: kv_lora };
+        Tensor { name, format, rows: kv_lora, cols: nope, data, order, scales }
+    } else {
+        let order = Order::Rows { first: first + nope };
+        Tensor { name, format, rows: value, cols: kv_lora, data, order, scales }
+    })
+}
+
+fn find<'a>(directory: &'a Directory, name: &str) -> Result<(&'a str, &'a Located), ModelError> {
+    directory.tensor(name).ok_or_else(|| missing(name, String::new()))
+}
+
+/// The format of a matrix or vector.
+fn dtype_format(name: &str, located: &Located) -> Result<Format, ModelError> {
+    const SUPPORTED: [Format; 4] = [Format::F32, Format::F16, Format::BF16, Format::F8E4M3];
+    one_of(&SUPPORTED, name, located)
+}
+
+/// The format of what is too small for any but floats.
+fn floats(name: &str, located: &Located) -> Result<Format, ModelError> {
+    one_of(&[Format::F32, Format::F16, Format::BF16], name, located)
+}
+
+fn one_of(formats: &[Format], name: &str, located: &Located) -> Result<Format, ModelError> {
+    let found = formats.iter().find(|format| format.name() == located.entry.dtype.name);
+    found.copied().ok_or_else(|| {
+        let names: Vec<&str> = formats.iter().map(|format| format.name()).collect();
+        unsupported(name, located, names.join(", "))
+    })
+}
+
+fn unsupported(name: &str, located: &Located, supported: String) -> ModelError {
+    let dtype = located.entry.dtype.name;
+    ModelError::UnsupportedDtype { name: name.to_owned(), dtype, supported }
+}
+
+fn shape_error(name: &str, located: &Located, expected: String) -> ModelError {
+    ModelError::TensorShape {
+        name: name.to_owned(),
+        found: format!("{:?}", located.entry.shape),
+        expected,
+    }
+}

@@ -1,0 +1,81 @@
+//! Hugging Face directories against what transformers makes of them.
+//!
+//! The fixtures are tiny models of every architecture; beside each lie the tokens that its
+//! tokenizer gives for awkward texts, and the texts that its chat template gives.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use helix_model::{Message, Model};
+use serde_json::Value;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../helix-engine/tests/fixtures/hf")
+}
+
+/// Every model directory, by name.
+fn names() -> Vec<String> {
+    let entries = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path());
+    let directories = entries.filter(|path| path.is_dir());
+    let mut names: Vec<String> =
+        directories.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    names.sort();
+    assert!(names.len() >= 12, "{names:?}");
+    names
+}
+
+fn open(name: &str) -> Model {
+    Model::open(&fixtures().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn json(name: &str, suffix: &str) -> Vec<Value> {
+    let text = fs::read_to_string(fixtures().join(format!("{name}.{suffix}.json"))).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn ids(list: &Value) -> Vec<u32> {
+    let ids = list.as_array().unwrap().iter();
+    ids.map(|id| id.as_u64().unwrap().try_into().unwrap()).collect()
+}
+
+#[test]
+fn tokens_equal_hugging_faces() {
+    for name in names() {
+        let tokenizer = open(&name).tokenizer().unwrap_or_else(|error| panic!("{name}: {error}"));
+        for case in json(&name, "texts") {
+            let text = case["text"].as_str().unwrap();
+            let found = match case["special"].as_bool().unwrap() {
+                true => [false, true].map(|bos| tokenizer.encode_with_control(text, bos)),
+                false => [false, true].map(|bos| tokenizer.encode(text, bos)),
+            };
+            let expected = [ids(&case["tokens"]), ids(&case["with_bos"])];
+            assert_eq!(found, expected, "{name}: {text:?}");
+            let decoded = case["decoded"].as_str().unwrap();
+            assert_eq!(tokenizer.decode(&expected[0]), decoded, "{name}: {text:?}");
+            let mut stream = tokenizer.stream(&[]);
+            let streamed: String = expected[1].iter().map(|&id| stream.push(id)).collect();
+            assert_eq!(streamed + &stream.finish(), decoded, "{name}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn chats_equal_transformers() {
+    for name in names() {
+        let model = open(&name);
+        let template = model.chat_template().unwrap().expect("a template");
+        let tokenizer = model.tokenizer().unwrap();
+        for case in json(&name, "chats") {
+            let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+            let prompt = case["add_generation_prompt"].as_bool().unwrap();
+            match case["text"].as_str() {
+                Some(text) => {
+                    let found = template.render(&messages, prompt).unwrap();
+                    assert_eq!(found, text, "{name}: {messages:?}");
+                    tokenizer.encode_chat(&template, &messages, prompt).unwrap();
+                }
+                None => assert!(template.render(&messages, prompt).is_err(), "{name}"),
+            }
+        }
+    }
+}
