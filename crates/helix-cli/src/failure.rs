@@ -79,10 +79,9 @@ impl From<LayoutError> for Failure {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Failure {
         match error {
-            EngineError::Model(_)
-            | EngineError::Option { .. }
-            | EngineError::Groups { .. }
-            | EngineError::KvMemory { .. } => Failure::Request(error.into()),
+            EngineError::Model(_) | EngineError::Option { .. } | EngineError::KvMemory { .. } => {
+                Failure::Request(error.into())
+            }
             EngineError::System { .. } | EngineError::Step(_) | EngineError::Comm { .. } => {
                 Failure::Running(error.into())
             }

@@ -1,28 +1,39 @@
 //! The attention phase between the projections: partial attention over this rank's own tokens, the
 //! all-to-all, and the merge that makes it exact. HELIX.md's steps 4 to 6 (paper section 2.2).
 
-use crate::batch::{Batch, Item};
+use crate::batch::{Batch, Item, Sight, tile_tokens};
 use crate::kv::KvCache;
 use crate::lanes::{Lane, Lanes};
 use crate::pieces;
+use crate::values::{ValueBuffers, ValuePlan};
 use helix_comm::{Comm, CommError, Counts};
-use helix_kernels::Lse;
 use helix_kernels::attention::{
-    CHUNK_TOKENS, Sees, attend, clear, finish, fold, merge_strided, state_len,
+    attend, clear, finish, finish_with_sink, fold, lse_of, merge_strided, state_len,
 };
 use helix_kernels::columns::{SharedParts, SharedRows};
+use helix_kernels::{Activations, Lse};
 use helix_layout::{Layout, Rank};
+use helix_model::{Config, LayerWeights};
 use std::ops::Range;
 
-/// Chunks of one item that are computed side by side before they are folded in order; more where
-/// the items have fewer rows than they might.
-const WAVE_CHUNKS: usize = 64;
+/// Chunks of one item that are computed side by side before they are folded in order, where their
+/// states are small; more where the items have fewer rows than they might.
+const WAVE_CHUNKS: Range<usize> = 4..65;
+/// States of such chunks, in f32 values, that a rank has room for whatever their size.
+const WAVE_VALUES: usize = 1 << 22;
 /// Short runs of chunks per thread.
 const REST_RUNS: usize = 8;
 
 /// What the phase knows of its rank's heads; made once.
 pub(crate) struct Heads {
+    /// Elements of a query and a key.
     pub(crate) dim: usize,
+    /// Elements of what attention gives per head: of a value, or of the latent.
+    pub(crate) attended: usize,
+    /// Elements of a head that the output projection takes.
+    pub(crate) value: usize,
+    /// What scores are multiplied by.
+    scale: f32,
     /// This rank's query heads, counted from 0.
     pub(crate) q: usize,
     /// The query heads of each of its KV heads.
@@ -36,11 +47,18 @@ pub(crate) struct Heads {
     /// Where its kept heads lie in its rows of the out-projection's input, and the row's length.
     pub(crate) out_start: usize,
     pub(crate) out_cols: usize,
+    /// How values come out of a latent.
+    pub(crate) values: Option<ValuePlan>,
 }
 
 impl Heads {
-    pub(crate) fn new(layout: &Layout, rank: Rank) -> Heads {
-        let dim = layout.shape().head_dim;
+    pub(crate) fn new(
+        config: &Config,
+        layout: &Layout,
+        rank: Rank,
+        values: Option<ValuePlan>,
+    ) -> Heads {
+        let value = config.value_dim;
         let q = layout.q_heads(rank);
         let kv_heads = layout.kv_heads(rank).len();
         let groups: Vec<_> =
@@ -52,31 +70,54 @@ impl Heads {
         });
         let out_cols = layout.out_cols(rank);
         Heads {
-            dim,
+            dim: config.head_dim,
+            attended: values.map_or(value, |values| values.latent),
+            value,
+            scale: config.attention_scale,
             q: q.len(),
             kv_of: kv_of.collect(),
             groups,
             kept: kept.collect(),
             member: layout.attention(rank).kvp,
-            out_start: layout.out_heads(rank).start * dim - out_cols.start,
+            out_start: layout.out_heads(rank).start * value - out_cols.start,
             out_cols: out_cols.len(),
+            values,
         }
     }
 
-    fn own(&self) -> Range<usize> {
+    pub(crate) fn own(&self) -> Range<usize> {
         self.kept[self.member].clone()
+    }
+
+    /// The most query heads of a KV head.
+    pub(crate) fn largest_group(&self) -> usize {
+        self.groups.iter().map(Range::len).max().unwrap_or(0)
+    }
+
+    /// Query rows of the largest item.
+    pub(crate) fn item_rows(&self, max_tokens: usize) -> usize {
+        let rows = |group: &Range<usize>| tile_tokens(group.len()).min(max_tokens) * group.len();
+        self.groups.iter().map(rows).max().unwrap_or(0)
+    }
+
+    /// Values of one head's output in a message.
+    fn sent(&self) -> usize {
+        match self.values {
+            Some(ValuePlan { before: true, .. }) => self.value,
+            _ => self.attended,
+        }
     }
 
     /// Values of one head in a message: its output, and the log-sum-exp.
     fn message(&self) -> usize {
-        self.dim + 1
+        self.sent() + 1
     }
 }
 
 /// The phase's buffers, sized once.
 pub(crate) struct AttentionBuffers {
     /// A state for each row and query head, in the order of [`Batch::state_of`].
-    states: Vec<f32>,
+    pub(crate) states: Vec<f32>,
     /// States of chunks that wait to be folded.
     parts: Vec<f32>,
     /// Where threads' runs of those end.
@@ -85,23 +126,30 @@ pub(crate) struct AttentionBuffers {
     recv: Vec<f32>,
     send_counts: Vec<usize>,
     recv_counts: Vec<usize>,
+    pub(crate) values: ValueBuffers,
 }
 
 impl AttentionBuffers {
-    pub(crate) fn new(heads: &Heads, max_tokens: usize, threads: usize) -> AttentionBuffers {
+    pub(crate) fn new(
+        heads: &Heads,
+        max_tokens: usize,
+        threads: usize,
+        values: ValueBuffers,
+    ) -> AttentionBuffers {
         let members = heads.kept.len();
-        let state = state_len(heads.dim);
+        let state = state_len(heads.attended);
         let exchange = if members > 1 { max_tokens * heads.message() } else { 0 };
-        let group = heads.groups.iter().map(Range::len).max().unwrap_or(0);
-        let rows = crate::batch::TILE_TOKENS.min(max_tokens) * group;
+        let column = 4 * threads * heads.item_rows(max_tokens) * state;
+        let wave = (WAVE_VALUES / column.max(1)).clamp(WAVE_CHUNKS.start, WAVE_CHUNKS.end - 1);
         AttentionBuffers {
             states: vec![0.0; max_tokens * heads.q * state],
-            parts: vec![0.0; 4 * threads * WAVE_CHUNKS * rows * state],
+            parts: vec![0.0; wave * column],
             runs: Vec::with_capacity(pieces::count(threads, REST_RUNS)),
             send: vec![0.0; exchange * heads.q],
             recv: vec![0.0; exchange * heads.own().len() * members],
             send_counts: vec![0; members],
             recv_counts: vec![0; members],
+            values,
         }
     }
 }
@@ -118,15 +166,15 @@ pub(crate) fn partial(
     lanes: &mut Lanes,
     kv: &KvCache,
     layer: usize,
-    batch: &Batch,
+    (batch, sight): (&Batch, &Sight),
     heads: &Heads,
     qkv: QkvRows<'_>,
     buffers: &mut AttentionBuffers,
 ) {
-    if batch.by_chunk {
-        chunk_by_chunk(lanes, kv, layer, batch, heads, qkv, buffers);
+    if sight.by_chunk {
+        chunk_by_chunk(lanes, kv, layer, (batch, sight), heads, qkv, buffers);
     } else {
-        item_by_item(lanes, kv, layer, batch, heads, qkv, &mut buffers.states);
+        item_by_item(lanes, kv, layer, (batch, sight), heads, qkv, &mut buffers.states);
     }
 }
 
@@ -135,24 +183,23 @@ fn item_by_item(
     lanes: &mut Lanes,
     kv: &KvCache,
     layer: usize,
-    batch: &Batch,
+    (batch, sight): (&Batch, &Sight),
     heads: &Heads,
     qkv: QkvRows<'_>,
     states: &mut [f32],
 ) {
-    let state = state_len(heads.dim);
-    let shared = SharedParts::new(states, &batch.state_ends);
+    let state = state_len(heads.attended);
+    let shared = SharedParts::new(states, &sight.state_ends);
     lanes.share(|lane| {
         while let Some((index, acc)) = shared.next() {
-            let item = &batch.items[index];
-            lane.load(item, batch, heads, qkv);
+            let item = &sight.items[index];
+            lane.load(item, batch, sight, heads, qkv);
             acc.chunks_exact_mut(state).for_each(clear);
             let view = kv.view(layer, item.head, item.slot);
             let Lane { attention, states, queries, sees, .. } = &mut *lane;
             let part = &mut states[..acc.len()];
-            for start in (0..item.visible).step_by(CHUNK_TOKENS) {
-                let range = start..item.visible.min(start + CHUNK_TOKENS);
-                attend(part, queries, sees, &view, range, attention);
+            for chunk in item.chunks() {
+                attend(part, queries, sees, &view, item.chunk(chunk), attention);
                 fold_rows(acc, part, state);
             }
         }
@@ -166,23 +213,23 @@ fn chunk_by_chunk(
     lanes: &mut Lanes,
     kv: &KvCache,
     layer: usize,
-    batch: &Batch,
+    (batch, sight): (&Batch, &Sight),
     heads: &Heads,
     qkv: QkvRows<'_>,
     buffers: &mut AttentionBuffers,
 ) {
     let AttentionBuffers { states, parts, runs, .. } = buffers;
-    let state = state_len(heads.dim);
+    let state = state_len(heads.attended);
     let sizes = |index: usize| {
-        let before = if index == 0 { 0 } else { batch.state_ends[index - 1] };
-        batch.state_ends[index] - before
+        let before = if index == 0 { 0 } else { sight.state_ends[index - 1] };
+        sight.state_ends[index] - before
     };
-    let slot = (0..batch.items.len()).map(sizes).max().unwrap_or(0);
-    let end = batch.state_ends.last().copied().unwrap_or(0);
+    let slot = (0..sight.items.len()).map(sizes).max().unwrap_or(0);
+    let end = sight.state_ends.last().copied().unwrap_or(0);
     states[..end].chunks_exact_mut(state).for_each(clear);
-    let wave = (parts.len() / (slot * batch.items.len()).max(1)).max(1);
-    for first in (0..batch.chunks()).step_by(wave) {
-        let chunks = batch.wave(first, wave).last().map_or(0, |(_, run)| run.end);
+    let wave = (parts.len() / (slot * sight.items.len()).max(1)).max(1);
+    for first in (0..sight.chunks()).step_by(wave) {
+        let chunks = sight.wave(first, wave).last().map_or(0, |(_, run)| run.end);
         runs.clear();
         runs.extend(pieces::ends(chunks, lanes.threads(), REST_RUNS).map(|end| end * slot));
         let shared = SharedParts::new(&mut *parts, runs);
@@ -190,16 +237,15 @@ fn chunk_by_chunk(
             while let Some((run, parts)) = shared.next() {
                 let start = runs[run] / slot - parts.len() / slot;
                 let run = start..runs[run] / slot;
-                for (index, (item, own)) in batch.wave(first, wave).enumerate() {
+                for (index, (item, own)) in sight.wave(first, wave).enumerate() {
                     let mine = run.start.max(own.start)..run.end.min(own.end);
                     if mine.is_empty() {
                         continue;
                     }
-                    lane.load(item, batch, heads, qkv);
+                    lane.load(item, batch, sight, heads, qkv);
                     let view = kv.view(layer, item.head, item.slot);
                     for at in mine {
-                        let start = (first + at - own.start) * CHUNK_TOKENS;
-                        let range = start..item.visible.min(start + CHUNK_TOKENS);
+                        let range = item.chunk(item.chunks().start + first + at - own.start);
                         let part = &mut parts[(at - run.start) * slot..][..sizes(index)];
                         let Lane { attention, queries, sees, .. } = &mut *lane;
                         attend(part, queries, sees, &view, range, attention);
@@ -211,9 +257,9 @@ fn chunk_by_chunk(
         let parts = &*parts;
         lanes.by_token(chunks, |_| {
             while let Some((row, acc)) = rows.next() {
-                let index = batch.state_ends.partition_point(|&end| end <= row * state);
-                let at = row * state - (batch.state_ends[index] - sizes(index));
-                let (_, own) = batch.wave(first, wave).nth(index).expect("an item");
+                let index = sight.state_ends.partition_point(|&end| end <= row * state);
+                let at = row * state - (sight.state_ends[index] - sizes(index));
+                let (_, own) = sight.wave(first, wave).nth(index).expect("an item");
                 for part in parts.chunks_exact(slot).take(own.end).skip(own.start) {
                     fold(acc, &part[at..at + state]);
                 }
@@ -230,100 +276,163 @@ fn fold_rows(acc: &mut [f32], part: &[f32], state: usize) {
 
 impl Lane {
     /// Gathers an item's query rows, scaled, and what each may see.
-    fn load(&mut self, item: &Item, batch: &Batch, heads: &Heads, qkv: QkvRows<'_>) {
-        let scale = 1.0 / (heads.dim as f32).sqrt();
+    fn load(&mut self, item: &Item, batch: &Batch, sight: &Sight, heads: &Heads, qkv: QkvRows<'_>) {
+        debug_assert!(item.tokens.end <= batch.tokens.len());
         let group = &heads.groups[item.head];
         self.queries.clear();
         self.sees.clear();
-        for row in item.tokens.clone() {
-            let q = &qkv.values[row * qkv.len..][group.start * heads.dim..group.end * heads.dim];
-            self.queries.extend(q.iter().map(|q| q * scale));
-            self.sees.extend(group.clone().map(|_| Sees::below(batch.tokens[row].visible)));
+        for token in item.tokens.clone() {
+            let q = &qkv.values[token * qkv.len..][group.start * heads.dim..group.end * heads.dim];
+            self.queries.extend(q.iter().map(|q| q * heads.scale));
+            self.sees.extend(group.clone().map(|_| sight.sees[token]));
         }
     }
 }
 
-/// Finishes the states, exchanges them in the KVP group and merges what this rank keeps into the
-/// out-projection's input: `out [tokens, out_cols]`, zero where a column belongs to a head that
-/// another rank keeps.
+/// Finishes the states and exchanges them in the KVP group, each member's heads to that member.
 pub(crate) fn exchange(
     lanes: &mut Lanes,
     group: &mut impl Comm,
     batch: &Batch,
     heads: &Heads,
+    w: &LayerWeights,
     buffers: &mut AttentionBuffers,
-) -> Result<(), CommError> {
-    let AttentionBuffers { states, send, recv, send_counts, recv_counts, .. } = buffers;
+) -> Result<u64, CommError> {
+    let AttentionBuffers { states, send, recv, send_counts, recv_counts, values, .. } = buffers;
     let tokens = batch.tokens.len();
+    let outputs = Outputs { batch, heads, states };
+    let before = heads.values.is_some_and(|values| values.before);
+    let bytes = if before { values.raise(lanes, outputs, w) } else { 0 };
     let mut rest = &mut send[..];
     for (member, kept) in heads.kept.iter().enumerate() {
         send_counts[member] = tokens * kept.len() * heads.message();
         recv_counts[member] = tokens * heads.own().len() * heads.message();
         let (chunk, after) = rest.split_at_mut(send_counts[member]);
         rest = after;
-        pack(lanes, chunk, batch, heads, kept, states);
+        pack(lanes, chunk, outputs, kept, before.then_some(&*values));
     }
     let sent = send_counts.iter().sum();
     let received = recv_counts.iter().sum();
     let counts = Counts { send: send_counts, recv: recv_counts };
-    group.all_to_all(&send[..sent], counts, &mut recv[..received])
+    group.all_to_all(&send[..sent], counts, &mut recv[..received])?;
+    Ok(bytes)
 }
 
-/// One member's message: `[tokens, its heads, dim + 1]`, an output and its log-sum-exp.
+/// One member's message: `[tokens, its heads, sent + 1]`, an output and its log-sum-exp.
 fn pack(
     lanes: &mut Lanes,
     chunk: &mut [f32],
-    batch: &Batch,
-    heads: &Heads,
+    outputs: Outputs<'_>,
     kept: &Range<usize>,
-    states: &[f32],
+    raised: Option<&ValueBuffers>,
 ) {
     if kept.is_empty() {
         return;
     }
-    let shared = SharedRows::new(chunk, kept.len() * heads.message());
-    lanes.by_token(batch.tokens.len(), |_| {
-        while let Some((row, message)) = shared.next() {
-            for (head, message) in kept.clone().zip(message.chunks_exact_mut(heads.message())) {
-                let (lse, o) = message.split_last_mut().expect("an output and an lse");
-                *lse = finish(o, heads.state(batch, row, head, states)).ln();
+    let message = outputs.heads.message();
+    let shared = SharedRows::new(chunk, kept.len() * message);
+    lanes.by_token(outputs.batch.tokens.len(), |_| {
+        while let Some((token, row)) = shared.next() {
+            for (head, to) in kept.clone().zip(row.chunks_exact_mut(message)) {
+                let (lse, o) = to.split_last_mut().expect("an output and an lse");
+                *lse = match raised {
+                    Some(values) => {
+                        values.copy(o, token, head);
+                        outputs.lse(token, head).ln()
+                    }
+                    None => outputs.finish(o, token, head).ln(),
+                };
             }
         }
     });
 }
 
-impl Heads {
-    fn state<'a>(&self, batch: &Batch, row: usize, head: usize, states: &'a [f32]) -> &'a [f32] {
-        let group = &self.groups[self.kv_of[head]];
-        &states[batch.state_of(row, group, head, self.q, state_len(self.dim))]
+/// What partial attention left of a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Outputs<'a> {
+    pub(crate) batch: &'a Batch,
+    pub(crate) heads: &'a Heads,
+    states: &'a [f32],
+}
+
+impl<'a> Outputs<'a> {
+    fn state(&self, token: usize, head: usize) -> &'a [f32] {
+        let Heads { groups, kv_of, q, attended, .. } = self.heads;
+        let group = &groups[kv_of[head]];
+        &self.states[self.batch.state_of(token, group, head, *q, state_len(*attended))]
+    }
+
+    /// The log-sum-exp of a head's scores against this rank's tokens.
+    fn lse(&self, token: usize, head: usize) -> Lse {
+        lse_of(self.state(token, head))
+    }
+
+    /// A head's output over this rank's tokens.
+    pub(crate) fn finish(&self, out: &mut [f32], token: usize, head: usize) -> Lse {
+        finish(out, self.state(token, head))
     }
 }
 
-/// Merges the group's partial outputs of the heads that this rank keeps, in shard order, into
-/// one row of the out-projection's input. A group of one has nothing to merge.
-pub(crate) fn merge_row(
-    out: &mut [f32],
-    row: usize,
+/// Merges the group's partial outputs of the heads that this rank keeps, in shard order, into the
+/// out-projection's input `[tokens, out_cols]`; zero where a column belongs to a head that another
+/// rank keeps. A group of one has nothing to merge. Sinks take part here: once.
+pub(crate) fn merge(
+    lanes: &mut Lanes,
     batch: &Batch,
     heads: &Heads,
-    buffers: &AttentionBuffers,
-    lse: &mut Vec<Lse>,
-) {
-    out.fill(0.0);
-    let own = heads.own();
-    let kept = &mut out[heads.out_start..][..own.len() * heads.dim];
-    for (index, out) in kept.chunks_exact_mut(heads.dim).enumerate() {
+    w: &LayerWeights,
+    buffers: &mut AttentionBuffers,
+    out: &mut Activations,
+) -> u64 {
+    let AttentionBuffers { states, recv, values, .. } = buffers;
+    let outputs = Outputs { batch, heads, states };
+    let merged = Merged { outputs, recv, sinks: w.sinks.as_deref() };
+    let alone = heads.kept.len() == 1;
+    let after = heads.values.is_some_and(|values| alone || !values.before);
+    let bytes = if after { values.raise_merged(lanes, &merged, w) } else { 0 };
+    let (values, own) = (&*values, heads.own());
+    let rows = out.fill(batch.tokens.len(), heads.out_cols);
+    lanes.by_token(batch.tokens.len(), |lane| {
+        while let Some(row) = rows.next() {
+            let out = &mut lane.row[..heads.out_cols];
+            out.fill(0.0);
+            let kept = &mut out[heads.out_start..][..own.len() * heads.value];
+            for (index, o) in kept.chunks_exact_mut(heads.value).enumerate() {
+                if after {
+                    values.copy(o, row.token(), index);
+                } else {
+                    merged.head(o, row.token(), index, &mut lane.lse);
+                }
+            }
+            row.write(out);
+        }
+    });
+    bytes
+}
+
+/// The group's partial outputs of the heads that this rank keeps.
+pub(crate) struct Merged<'a> {
+    pub(crate) outputs: Outputs<'a>,
+    recv: &'a [f32],
+    sinks: Option<&'a [f32]>,
+}
+
+impl Merged<'_> {
+    /// The exact output of kept head `index`.
+    pub(crate) fn head(&self, out: &mut [f32], token: usize, index: usize, lse: &mut Vec<Lse>) {
+        let Outputs { batch, heads, .. } = self.outputs;
+        let own = heads.own();
+        let sink = self.sinks.map(|sinks| sinks[index]);
         if heads.kept.len() == 1 {
-            finish(out, heads.state(batch, row, own.start + index, &buffers.states));
-            continue;
+            finish_with_sink(out, self.outputs.state(token, own.start + index), sink);
+            return;
         }
         let stride = batch.tokens.len() * own.len() * heads.message();
-        let first = (row * own.len() + index) * heads.message();
+        let first = (token * own.len() + index) * heads.message();
+        let shards = 0..heads.kept.len();
+        let of = |shard: usize| self.recv[first + shard * stride + heads.sent()];
         lse.clear();
-        lse.extend(
-            (0..heads.kept.len())
-                .map(|shard| Lse::from_ln(buffers.recv[first + shard * stride + heads.dim])),
-        );
-        merge_strided(out, &buffers.recv[first..], stride, lse, None);
+        lse.extend(shards.map(|shard| Lse::from_ln(of(shard))));
+        merge_strided(out, &self.recv[first..], stride, lse, sink);
     }
 }

@@ -18,6 +18,7 @@ pub enum Line {
     OutProjection,
     OutAllReduce,
     FfnNorm,
+    Router,
     FfnUp,
     FfnDown,
     FfnAllReduce,
@@ -27,7 +28,7 @@ pub enum Line {
 
 impl Line {
     /// All lines, in the order of a step.
-    pub const ALL: [Line; 16] = [
+    pub const ALL: [Line; 17] = [
         Line::Embedding,
         Line::AttentionNorm,
         Line::Qkv,
@@ -39,6 +40,7 @@ impl Line {
         Line::OutProjection,
         Line::OutAllReduce,
         Line::FfnNorm,
+        Line::Router,
         Line::FfnUp,
         Line::FfnDown,
         Line::FfnAllReduce,
@@ -60,6 +62,7 @@ impl Line {
             Line::OutProjection => "out-projection",
             Line::OutAllReduce => "all-reduce (out)",
             Line::FfnNorm => "ffn norm",
+            Line::Router => "router",
             Line::FfnUp => "ffn gate, up",
             Line::FfnDown => "ffn down",
             Line::FfnAllReduce => "all-reduce (ffn)",
@@ -75,7 +78,7 @@ pub struct RankCounters {
     /// Steps run.
     pub steps: u64,
     /// Bytes of weight matrices that matrix products passed over, each once per step; the
-    /// embedding rows are not among them.
+    /// embedding rows are not among them, nor experts that no token goes to.
     pub weight_bytes: u64,
     /// Bytes of keys and values that attention passed over: each run's visible tokens, once per
     /// layer, KV head and step.
@@ -86,6 +89,8 @@ pub struct RankCounters {
     pub world: Traffic,
     /// Collectives in the KVP group.
     pub kvp: Traffic,
+    /// Collectives of the FFN in two stages: in the expert group, and across groups.
+    pub experts: [Traffic; 2],
     /// Time per line of the step, indexed as [`Line::ALL`].
     pub time: [Duration; Line::ALL.len()],
 }

@@ -1,12 +1,12 @@
 //! All ranks of a layout in one process.
 
+use crate::comms::Comms;
 use crate::counters::RankCounters;
-use crate::rank::{Rank, largest_messages};
+use crate::rank::{Rank, kv_sizes, largest_messages};
 use crate::{EngineError, EngineOptions};
-use helix_comm::{Comm, CommError, Team, ThreadComm};
-use helix_kernels::kv::PageShape;
+use helix_comm::{CommError, Team};
 use helix_layout::Layout;
-use helix_model::{Model, ModelError, RankWeights, SharedShards};
+use helix_model::{Model, RankWeights, SharedShards};
 use helix_scheduler::Step;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +25,10 @@ pub struct Engine {
     results: Vec<Mutex<Result<(), CommError>>>,
     /// Positions of the sequence in each slot.
     lens: Vec<usize>,
+    /// How far each may be truncated.
+    floors: Vec<usize>,
+    /// Whether layers have sliding windows.
+    windowed: bool,
     steps: u64,
     /// Rows of logits that the last step left.
     rows: usize,
@@ -44,23 +48,14 @@ impl Engine {
         progress: &dyn Fn(u64),
     ) -> Result<Engine, EngineError> {
         validate(&options)?;
-        check_layers(&model)?;
-        let (strategy, dp) = (layout.strategy(), layout.degrees().dp);
-        if dp != 1 {
-            return Err(EngineError::Groups { strategy, dp });
-        }
         check_memory(&model, &layout, &options)?;
         check_embedding(&model)?;
         let n = layout.ranks();
-        let (world, group) = largest_messages(&model, &layout, &options);
-        let worlds = ThreadComm::group(n, if n > 1 { world } else { 0 }, options.deadline);
-        let kvp = layout.degrees().kvp;
-        let groups = (0..n / kvp).flat_map(|_| {
-            ThreadComm::group(kvp, if kvp > 1 { group } else { 0 }, options.deadline)
-        });
+        let messages = largest_messages(&model, &layout, &options);
+        let comms = Comms::of_all(&layout, options.ffn_reduce, &messages, options.deadline);
         let shards = SharedShards::default();
         let mut ranks = Vec::with_capacity(n);
-        for ((rank, world), group) in layout.all_ranks().zip(worlds).zip(groups) {
+        for (rank, comms) in layout.all_ranks().zip(comms) {
             let weights = RankWeights::load_shared(
                 &model,
                 &layout,
@@ -70,7 +65,7 @@ impl Engine {
                 progress,
             )?;
             let model = Arc::clone(&model);
-            let rank = Rank::new(model, &layout, rank, weights, world, group, &options)?;
+            let rank = Rank::new(model, &layout, rank, weights, comms, &options)?;
             ranks.push(Mutex::new(rank));
         }
         let leaders = Team::new("helix-rank", n)
@@ -83,6 +78,8 @@ impl Engine {
             results: ranks.iter().map(|_| Mutex::new(Ok(()))).collect(),
             ranks,
             lens: vec![0; options.max_sequences],
+            floors: vec![0; options.max_sequences],
+            windowed: model.config.window.is_some(),
             steps: 0,
             rows: 0,
             broken: false,
@@ -91,13 +88,8 @@ impl Engine {
 
     /// Bytes of KV cache that all ranks of `layout` would reserve together.
     pub fn kv_bytes(model: &Model, layout: &Layout, options: &EngineOptions) -> Option<u64> {
-        let shape = PageShape::new(model.config.head_dim, options.kv_type);
         layout.all_ranks().try_fold(0u64, |sum, rank| {
-            let local = layout.owned_before(layout.attention(rank).kvp, options.max_context);
-            let heads = layout.kv_heads(rank).len();
-            let layers = model.config.layers;
-            let size =
-                crate::kv::KvCache::size(shape, layers, heads, options.max_sequences, local)?;
+            let size = kv_sizes(model, layout, rank, options).bytes()?;
             sum.checked_add(size as u64)
         })
     }
@@ -120,8 +112,7 @@ impl Engine {
                 let mut rank = lock(&ranks[index]);
                 let result = catch_unwind(AssertUnwindSafe(|| rank.step(step)));
                 if !matches!(result, Ok(Ok(()))) {
-                    rank.world.abort();
-                    rank.group.abort();
+                    rank.comms.abort();
                 }
                 match result {
                     Ok(result) => *lock(&results[index]) = result,
@@ -141,10 +132,19 @@ impl Engine {
         self.broken = false;
         for run in &step.runs {
             self.lens[run.slot] = run.start + run.len;
+            self.pass(run.slot, run.start);
         }
         self.rows = step.wanted_rows();
         let root = self.ranks[0].get_mut().unwrap_or_else(PoisonError::into_inner);
         Ok(&mut root.buffers.logits[..self.rows * self.vocab])
+    }
+
+    /// Sliding windows may have passed what queries before `position` see, but for what is kept.
+    fn pass(&mut self, slot: usize, position: usize) {
+        if self.windowed {
+            let kept = position.saturating_sub(self.options.rewind);
+            self.floors[slot] = self.floors[slot].max(kept);
+        }
     }
 
     /// The rows of logits that the last step left, `[rows, vocab]`.
@@ -210,9 +210,18 @@ impl Engine {
     /// Forgets the positions of `slot`'s sequence from `len` on.
     ///
     /// # Panics
-    /// There is no such slot, or its sequence is shorter.
+    /// There is no such slot, its sequence is shorter, or sliding windows have passed positions
+    /// that would be needed again: [`EngineOptions::rewind`].
     pub fn truncate(&mut self, slot: usize, len: usize) {
         assert!(len <= self.lens[slot], "slot {slot} holds {} positions", self.lens[slot]);
+        let floor = self.floors[slot];
+        assert!(
+            len == 0 || len >= floor,
+            "windows of slot {slot} have passed {len}: {floor} is kept"
+        );
+        if len == 0 {
+            self.floors[slot] = 0;
+        }
         self.lens[slot] = len;
         for rank in &mut self.ranks {
             rank.get_mut().unwrap_or_else(PoisonError::into_inner).truncate(slot, len);
@@ -228,6 +237,7 @@ impl Engine {
         assert!(len <= self.options.max_context, "{len} is past the context");
         assert!(len >= self.lens[slot], "slot {slot} holds {} positions", self.lens[slot]);
         let from = std::mem::replace(&mut self.lens[slot], len);
+        self.pass(slot, len);
         let ranks = &self.ranks;
         self.leaders.run_all(&|index| lock(&ranks[index]).fill_with_noise(slot, from, len));
     }
@@ -286,28 +296,6 @@ fn validate(options: &EngineOptions) -> Result<(), EngineError> {
         }
     }
     Ok(())
-}
-
-/// Refuses models whose layers are not run yet.
-fn check_layers(model: &Model) -> Result<(), EngineError> {
-    let config = &model.config;
-    let parts = [
-        ("latent attention", config.mla.is_some()),
-        ("a mixture of experts", config.moe.is_some()),
-        ("sliding windows", config.window.is_some()),
-        ("several rotary embeddings", config.ropes.len() > 1),
-        ("attention sinks", config.sinks),
-        ("biases after attention", config.out_bias),
-        ("norms after attention and FFN", config.post_norms),
-    ];
-    match parts.into_iter().find(|(_, has)| *has) {
-        None => Ok(()),
-        Some((part, _)) => Err(EngineError::Model(ModelError::Setting {
-            key: "architecture".to_owned(),
-            value: config.arch.to_string(),
-            problem: format!("Helix does not run {part} yet"),
-        })),
-    }
 }
 
 /// Refuses a KV cache larger than what the system says is free: it would be killed half-way.

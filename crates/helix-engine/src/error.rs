@@ -1,7 +1,6 @@
 //! What can go wrong while a model runs.
 
 use helix_comm::CommError;
-use helix_layout::Strategy;
 use helix_model::ModelError;
 
 /// Why the engine did not start, or a step did not run.
@@ -19,14 +18,6 @@ pub enum EngineError {
         value: usize,
         /// The largest that will do.
         max: usize,
-    },
-    /// Attention groups with sequences of their own.
-    #[error("this engine does not run {strategy} over dp={dp} groups of ranks yet: use --dp 1")]
-    Groups {
-        /// What was asked for.
-        strategy: Strategy,
-        /// Groups.
-        dp: usize,
     },
     /// The KV cache does not fit.
     #[error(

@@ -2,103 +2,98 @@
 //!
 //! | line | shape | over |
 //! |---|---|---|
-//! | norm, QKV | q `[B, Q/tpa, D]`, k and v `[B, K/tpa, D]` | repeated over KVP, or gathered |
+//! | norm, QKV | q `[B, Q/tpa, D]`, k and v `[B, K/tpa, D]`, or a latent | repeated over KVP, or gathered |
 //! | RoPE, append | k and v of the positions this rank owns | KVP |
 //! | partial attention | o `[B, Q/tpa, D]`, lse `[B, Q/tpa]`, own tokens only | KVP x TPA |
 //! | all-to-all, merge | `[B, own heads, D]`, exact | the KVP group |
 //! | out-projection, all-reduce | `[B, H]` | all N ranks |
-//! | norm, FFN, all-reduce | `[B, H]` | TPF = N ranks |
+//! | norm, FFN, all-reduce | `[B, H]` | TPF x EP = N ranks |
+//!
+//! Under `dp-ep` attention's lines see the tokens of a rank's own sequences only, and the
+//! out-projection's result is gathered instead of reduced.
 
-use crate::attention::{self, QkvRows};
+use crate::attention;
 use crate::counters::Line;
+use crate::ffn;
 use crate::lanes::Lanes;
 use crate::projection::project;
 use crate::qkv;
 use crate::rank::Rank;
+use crate::residual;
 use helix_comm::{Comm, CommError};
-use helix_kernels::elementwise::{add_in_place, rms_norm, swiglu};
-use helix_kernels::{Activations, Matrix, SharedRows};
-use helix_model::{AttentionWeights, FfnWeights};
+use helix_kernels::elementwise::rms_norm;
+use helix_kernels::{Activations, Matrix};
 
 /// Runs layer `index` on the rows `x` of the batch, which every rank has and every rank updates
 /// to the same bits.
 pub(crate) fn run(rank: &mut Rank, index: usize) -> Result<(), CommError> {
-    let Rank { plan, weights, kv, batch, lanes, world, group, buffers, counters: c, clock, .. } =
-        rank;
-    let b = buffers;
+    let Rank { plan, weights, kv, batch, lanes, comms, buffers: b, counters: c, clock, .. } = rank;
     let w = &weights.layers[index];
-    let tokens = batch.tokens.len();
-    let x = &mut b.x[..tokens * plan.hidden];
-    let (AttentionWeights::Heads(heads), FfnWeights::Dense(ffn)) = (&w.attention, &w.ffn) else {
-        unreachable!("the engine refuses models with other layers");
-    };
+    let sight = &batch.sights[plan.pool_of[index]];
+    let turns = b.turns.of(plan.rope_of[index]);
+    let (rows, own) = (batch.ids.len(), batch.tokens.len());
+    let x = &mut b.x[..rows * plan.hidden];
+    let y = &mut b.y[..rows * plan.hidden];
 
     // The attention phase: KVP x TPA.
-    norm(lanes, &mut b.hidden, x, &w.attn_norm, plan.rms_eps);
+    norm(lanes, &mut b.hidden, x, &batch.rows, &w.attn_norm, plan.rms_eps);
     clock.lap(c, Line::AttentionNorm);
+    let input = &b.hidden;
     c.weight_bytes +=
-        project(lanes, &mut b.qkv_share, &b.hidden, &[&heads.q, &heads.k, &heads.v], &mut b.cuts);
+        qkv::share(lanes, &plan.qkv, &w.attention, input, turns, &mut b.qkv, &mut b.cuts);
     clock.lap(c, Line::Qkv);
-    qkv::gather(group, &plan.qkv, tokens, &mut b.qkv_share, &mut b.qkv_recv, &mut b.qkv)?;
+    qkv::gather(&mut comms.kvp, &plan.qkv, own, &mut b.qkv)?;
     clock.lap(c, Line::QkvGather);
-    qkv::rotate(lanes, &plan.qkv, heads, batch, &b.angles, &mut b.qkv);
-    let qkv = QkvRows { values: &b.qkv, len: plan.qkv.row };
+    qkv::rotate(lanes, &plan.qkv, &w.attention, own, turns, &mut b.qkv);
+    let qkv = b.qkv.rows(&plan.qkv);
     qkv::append(lanes, &plan.qkv, kv, index, batch, qkv);
     clock.lap(c, Line::RopeAppend);
-    attention::partial(lanes, kv, index, batch, &plan.heads, qkv, &mut b.attention);
-    c.kv_bytes_read += kv.bytes_read(batch.visible_tokens);
+    attention::partial(lanes, kv, index, (batch, sight), &plan.heads, qkv, &mut b.attention);
+    c.kv_bytes_read += kv.bytes_read(sight.visible_tokens);
     clock.lap(c, Line::Attention);
-    if group.size() > 1 {
-        attention::exchange(lanes, group, batch, &plan.heads, &mut b.attention)?;
+    if comms.kvp.size() > 1 {
+        c.weight_bytes +=
+            attention::exchange(lanes, &mut comms.kvp, batch, &plan.heads, w, &mut b.attention)?;
     }
     clock.lap(c, Line::AllToAll);
-    let merged = b.out.fill(tokens, plan.heads.out_cols);
-    lanes.by_token(tokens, |lane| {
-        while let Some(row) = merged.next() {
-            let out = &mut lane.row[..plan.heads.out_cols];
-            let lse = &mut lane.lse;
-            attention::merge_row(out, row.token(), batch, &plan.heads, &b.attention, lse);
-            row.write(out);
-        }
-    });
+    c.weight_bytes += attention::merge(lanes, batch, &plan.heads, w, &mut b.attention, &mut b.out);
     clock.lap(c, Line::Merge);
 
     // The same ranks as one tensor-parallel group: output projection.
-    let y = &mut b.y[..tokens * plan.hidden];
-    c.weight_bytes += product(lanes, y, &b.out, &w.out, &mut b.cuts);
+    c.weight_bytes += product(lanes, &mut y[..own * plan.hidden], &b.out, &w.out, &mut b.cuts);
     clock.lap(c, Line::OutProjection);
-    world.all_reduce(y)?;
+    match batch.by_group.is_empty() {
+        true => comms.world.all_reduce(y)?,
+        false => residual::gather(&mut comms.world, batch, y, &mut b.gathered, plan.hidden)?,
+    }
     clock.lap(c, Line::OutAllReduce);
-    add(lanes, x, y, plan.hidden);
+    residual::add(lanes, x, y, w.out_bias.as_deref(), w.attn_post_norm.as_deref(), plan.rms_eps);
 
-    // The FFN phase: TPF = N.
-    norm(lanes, &mut b.hidden, x, &w.ffn_norm, plan.rms_eps);
+    // The FFN phase: TPF x EP.
+    norm(lanes, &mut b.hidden, x, &b.all_rows[..rows], &w.ffn_norm, plan.rms_eps);
     clock.lap(c, Line::FfnNorm);
-    c.weight_bytes += project(lanes, &mut b.gate_up, &b.hidden, &[&ffn.gate, &ffn.up], &mut b.cuts);
-    clock.lap(c, Line::FfnUp);
-    activate(lanes, &mut b.ffn, &b.gate_up, tokens, plan.ffn_cols);
-    c.weight_bytes += product(lanes, y, &b.ffn, &ffn.down, &mut b.cuts);
-    clock.lap(c, Line::FfnDown);
-    world.all_reduce(y)?;
+    ffn::run(lanes, &plan.ffn, &w.ffn, &b.hidden, y, &mut b.ffn, &mut b.cuts, (c, clock));
+    comms.reduce_ffn(y)?;
     clock.lap(c, Line::FfnAllReduce);
-    add(lanes, x, y, plan.hidden);
+    residual::add(lanes, x, y, None, w.ffn_post_norm.as_deref(), plan.rms_eps);
     Ok(())
 }
 
-/// RMS norm of each row of `x`, as the input of the next products.
+/// RMS norm of some rows of `x`, as the input of the next products.
 pub(crate) fn norm(
     lanes: &mut Lanes,
     out: &mut Activations,
     x: &[f32],
+    rows: &[usize],
     weight: &[f32],
     epsilon: f32,
 ) {
-    let tokens = x.len() / weight.len();
-    let rows = out.fill(tokens, weight.len());
-    lanes.by_token(tokens, |lane| {
-        while let Some(row) = rows.next() {
+    let normed = out.fill(rows.len(), weight.len());
+    lanes.by_token(rows.len(), |lane| {
+        while let Some(row) = normed.next() {
+            let x = &x[rows[row.token()] * weight.len()..][..weight.len()];
             let normed = &mut lane.row[..weight.len()];
-            rms_norm(normed, &x[row.token() * weight.len()..][..weight.len()], weight, epsilon);
+            rms_norm(normed, x, weight, epsilon);
             row.write(normed);
         }
     });
@@ -106,7 +101,7 @@ pub(crate) fn norm(
 
 /// This rank's part of a product whose input columns are cut over the ranks; a rank without any
 /// has zeros to add.
-fn product(
+pub(crate) fn product(
     lanes: &mut Lanes,
     y: &mut [f32],
     input: &Activations,
@@ -118,29 +113,4 @@ fn product(
         return 0;
     }
     project(lanes, y, input, &[matrix], cuts)
-}
-
-/// The residual stream takes a phase's result: `x += y`.
-fn add(lanes: &mut Lanes, x: &mut [f32], y: &[f32], hidden: usize) {
-    let rows = SharedRows::new(x, hidden);
-    lanes.by_token(y.len() / hidden, |_| {
-        while let Some((row, x)) = rows.next() {
-            add_in_place(x, &y[row * hidden..][..hidden]);
-        }
-    });
-}
-
-/// `silu(gate) · up` of each row `[gate, up]`, as the input of the down-projection.
-fn activate(lanes: &mut Lanes, out: &mut Activations, gate_up: &[f32], tokens: usize, cols: usize) {
-    if cols == 0 {
-        return;
-    }
-    let rows = out.fill(tokens, cols);
-    lanes.by_token(tokens, |lane| {
-        while let Some(row) = rows.next() {
-            let (gate, up) = gate_up[row.token() * 2 * cols..][..2 * cols].split_at(cols);
-            swiglu(&mut lane.row[..cols], gate, up);
-            row.write(&lane.row[..cols]);
-        }
-    });
 }

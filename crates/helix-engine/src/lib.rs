@@ -8,20 +8,26 @@
 
 mod attention;
 mod batch;
+mod comms;
 mod counters;
 mod engine;
 mod error;
+mod ffn;
 mod kv;
 mod lanes;
+mod latent;
 mod layer;
+mod moe;
 mod options;
 mod pieces;
 mod projection;
 mod qkv;
 mod rank;
+mod residual;
 pub mod sampler;
+mod values;
 
 pub use counters::{Line, RankCounters};
 pub use engine::Engine;
 pub use error::EngineError;
-pub use options::EngineOptions;
+pub use options::{EngineOptions, FfnReduce, MlaUp};

@@ -21,8 +21,40 @@ pub struct EngineOptions {
     pub max_step_tokens: usize,
     /// Rows of logits that a step may ask for.
     pub max_logits: usize,
+    /// Positions that a sequence may be truncated by, back to where it was, although a sliding
+    /// window has passed them.
+    pub rewind: usize,
+    /// When latent attention turns latents to values.
+    pub mla_up: MlaUp,
+    /// How the FFN's results come together.
+    pub ffn_reduce: FfnReduce,
     /// How long a rank waits for another before it gives up.
     pub deadline: Duration,
+}
+
+/// When latent attention's up-projection W_UV is applied: before the all-to-all, on a shard's
+/// partial outputs, or after the merge, on the heads that a rank keeps. Both are exact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MlaUp {
+    /// A message has a value per head: a quarter of the bytes for DeepSeek. Every rank reads the
+    /// matrices of all its query heads.
+    Before,
+    /// A message has a latent per head. A rank reads the matrices of the heads that it keeps.
+    After,
+    /// After: between threads of one process bytes sent cost less than bytes read.
+    #[default]
+    Auto,
+}
+
+/// How the FFN's results come together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FfnReduce {
+    /// One all-reduce over all ranks.
+    #[default]
+    World,
+    /// As in the paper: an all-reduce in each expert group, then the sum across groups. The same
+    /// as `World` where either has one member.
+    Grid,
 }
 
 impl Default for EngineOptions {
@@ -35,6 +67,9 @@ impl Default for EngineOptions {
             max_sequences: 1,
             max_step_tokens: 512,
             max_logits: 1,
+            rewind: 512,
+            mla_up: MlaUp::Auto,
+            ffn_reduce: FfnReduce::World,
             deadline: Duration::from_secs(120),
         }
     }

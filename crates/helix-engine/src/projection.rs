@@ -2,7 +2,7 @@
 
 use crate::lanes::Lanes;
 use crate::pieces;
-use helix_kernels::{Activations, Matrix, SharedColumns, matmul};
+use helix_kernels::{ActivationRows, Matrix, SharedColumns, matmul};
 
 /// Rows of a matrix that lie together: no piece of a product cuts them.
 const PANEL: usize = 16;
@@ -11,13 +11,14 @@ const REST_PIECES: usize = 2;
 /// `out [tokens, sum of rows] = input · [matrices]ᵀ`: the matrices' outputs lie side by side.
 ///
 /// `cuts` is scratch for where pieces end. Returns the bytes of weights that one pass reads.
-pub(crate) fn project(
+pub(crate) fn project<'a>(
     lanes: &mut Lanes,
     out: &mut [f32],
-    input: &Activations,
+    input: impl Into<ActivationRows<'a>>,
     matrices: &[&Matrix],
     cuts: &mut Vec<usize>,
 ) -> u64 {
+    let input = input.into();
     let total = matrices.iter().map(|matrix| matrix.rows()).sum();
     if total == 0 {
         return 0;

@@ -1,49 +1,70 @@
-//! Queries, keys and values: from the projection's rows to rotated queries and an appended cache.
+//! Queries, keys and values: from the normed stream to rotated queries and an appended cache.
+//!
+//! A rank's row of a token is `[q; k; v]` of its TPA slice, or with latent attention
+//! `[q; latent]`, where a query is already turned into the latent's terms (see `latent.rs`).
 
 use crate::attention::QkvRows;
 use crate::batch::Batch;
 use crate::kv::KvCache;
 use crate::lanes::Lanes;
+use crate::latent::{LatentBuffers, LatentPlan};
+use crate::projection::project;
 use helix_comm::{Comm, CommError};
-use helix_kernels::SharedRows;
 use helix_kernels::elementwise::{RopeTable, add_in_place, rms_norm_heads};
-use helix_kernels::kv;
+use helix_kernels::{Activations, SharedRows, kv};
 use helix_layout::{Layout, QkvMode, Rank};
-use helix_model::HeadsWeights;
+use helix_model::{AttentionWeights, Config, HeadsWeights};
 use std::ops::Range;
 
 /// A rank's rows of `[q; k; v]`: its TPA slice.
 pub(crate) struct QkvPlan {
+    /// Elements of a query and a key.
     pub(crate) head_dim: usize,
     pub(crate) q_heads: usize,
     pub(crate) kv_heads: usize,
-    /// Values of one token's `[q, k, v]`.
+    /// Elements of a value in the row; none of a latent, which is its own key's.
+    pub(crate) value_dim: usize,
+    /// Values of one token's row.
     pub(crate) row: usize,
     /// The values of that row that each member of the KVP group computes; one whole row where
     /// every member computes all of it.
     pub(crate) shares: Vec<Range<usize>>,
     pub(crate) member: usize,
     pub(crate) rms_eps: f32,
-    pub(crate) rope: RopeTable,
+    pub(crate) latent: Option<LatentPlan>,
+}
+
+/// The stage's buffers, sized once.
+pub(crate) struct QkvBuffers {
+    /// This rank's share of its slice's rows, everyone's, and the rows put together.
+    share: Vec<f32>,
+    recv: Vec<f32>,
+    rows: Vec<f32>,
+    latent: Option<LatentBuffers>,
 }
 
 impl QkvPlan {
-    pub(crate) fn new(layout: &Layout, rank: Rank, rope: RopeTable, rms_eps: f32) -> QkvPlan {
+    pub(crate) fn new(config: &Config, layout: &Layout, rank: Rank) -> QkvPlan {
         let (q_heads, kv_heads) = (layout.q_heads(rank).len(), layout.kv_heads(rank).len());
-        let head_dim = layout.shape().head_dim;
-        let row = (q_heads + 2 * kv_heads) * head_dim;
+        let head_dim = config.head_dim;
+        let value_dim = if config.mla.is_some() { 0 } else { config.value_dim };
+        let row = q_heads * head_dim + kv_heads * (head_dim + value_dim);
         let group = layout.kvp_group(rank);
         let gathers = layout.qkv() == QkvMode::Gather && group.len() > 1;
         let mut end = 0;
         let mut share = |member| {
             let start = end;
-            end += layout.qkv_share(Rank(member)).map(|rows| rows.len()).iter().sum::<usize>();
+            end += match config.mla {
+                Some(_) => layout.q_share(Rank(member)).len() * head_dim,
+                None => layout.qkv_share(Rank(member)).map(|rows| rows.len()).iter().sum(),
+            };
             start..end
         };
         QkvPlan {
             head_dim,
             q_heads,
             kv_heads,
+            value_dim,
             row,
             shares: if gathers {
                 group.map(&mut share).collect()
@@ -51,8 +72,8 @@ impl QkvPlan {
                 std::iter::once(0..row).collect()
             },
             member: if gathers { layout.attention(rank).kvp } else { 0 },
-            rms_eps,
-            rope,
+            rms_eps: config.rms_eps,
+            latent: config.mla.map(|mla| LatentPlan::new(mla, layout, rank, config.rms_eps)),
         }
     }
 
@@ -60,23 +81,65 @@ impl QkvPlan {
     pub(crate) fn share(&self) -> usize {
         self.shares[self.member].len()
     }
+
+    /// Values of one token that all members of the group bring together.
+    fn gathered(&self) -> usize {
+        self.shares.iter().map(Range::len).sum()
+    }
 }
 
-/// Brings the group's shares together: `qkv [tokens, row]`. Where there is nothing to gather the
-/// share is the whole.
+impl QkvBuffers {
+    pub(crate) fn new(plan: &QkvPlan, tokens: usize, latent: Option<LatentBuffers>) -> QkvBuffers {
+        let recv = if plan.shares.len() > 1 { tokens * plan.gathered() } else { 0 };
+        QkvBuffers {
+            share: vec![0.0; tokens * plan.share()],
+            recv: vec![0.0; recv],
+            rows: vec![0.0; tokens * plan.row],
+            latent,
+        }
+    }
+
+    /// The rows put together.
+    pub(crate) fn rows(&self, plan: &QkvPlan) -> QkvRows<'_> {
+        QkvRows { values: &self.rows, len: plan.row }
+    }
+}
+
+/// This rank's share of the projection: bytes of weights read.
+pub(crate) fn share(
+    lanes: &mut Lanes,
+    plan: &QkvPlan,
+    weights: &AttentionWeights,
+    input: &Activations,
+    turns: Turns<'_>,
+    buffers: &mut QkvBuffers,
+    cuts: &mut Vec<usize>,
+) -> u64 {
+    match (weights, &plan.latent, &mut buffers.latent) {
+        (AttentionWeights::Latent(w), Some(latent), Some(scratch)) => {
+            let row = if plan.shares.len() > 1 { plan.share() } else { plan.row };
+            latent.queries(lanes, w, input, turns, scratch, (&mut buffers.share, row), cuts)
+        }
+        (AttentionWeights::Heads(w), ..) => {
+            project(lanes, &mut buffers.share, input, &[&w.q, &w.k, &w.v], cuts)
+        }
+        _ => unreachable!("a plan is made for the model's attention"),
+    }
+}
+
+/// Brings the group's shares together. Where there is nothing to gather the share is the whole.
 pub(crate) fn gather(
     group: &mut impl Comm,
     plan: &QkvPlan,
     tokens: usize,
-    share: &mut Vec<f32>,
-    recv: &mut [f32],
-    qkv: &mut Vec<f32>,
+    buffers: &mut QkvBuffers,
 ) -> Result<(), CommError> {
+    let QkvBuffers { share, recv, rows: qkv, .. } = buffers;
     if plan.shares.len() == 1 {
         std::mem::swap(share, qkv);
         return Ok(());
     }
-    let recv = &mut recv[..tokens * plan.row];
+    let recv = &mut recv[..tokens * plan.gathered()];
     group.all_gather(&share[..tokens * plan.share()], recv)?;
     let mut rest = &*recv;
     for columns in &plan.shares {
@@ -92,37 +155,68 @@ pub(crate) fn gather(
     Ok(())
 }
 
-/// Adds the bias, norms and rotates each head of q and k in place.
+/// How the batch's positions turn pairs of elements: angles of each token.
+#[derive(Clone, Copy)]
+pub(crate) struct Turns<'a> {
+    pub(crate) rope: &'a RopeTable,
+    pub(crate) angles: &'a [f32],
+}
+
+impl<'a> Turns<'a> {
+    pub(crate) fn of(&self, token: usize) -> &'a [f32] {
+        let len = self.rope.turn_len();
+        &self.angles[token * len..][..len]
+    }
+}
+
+/// Finishes the rows: bias, norms and rotation of heads; or the latent and its rotary part, which
+/// every rank computes for itself.
 pub(crate) fn rotate(
     lanes: &mut Lanes,
     plan: &QkvPlan,
-    weights: &HeadsWeights,
-    batch: &Batch,
-    angles: &[f32],
-    qkv: &mut [f32],
+    weights: &AttentionWeights,
+    tokens: usize,
+    turns: Turns<'_>,
+    buffers: &mut QkvBuffers,
 ) {
     if plan.row == 0 {
         return;
     }
-    let tokens = batch.tokens.len();
-    let rows = SharedRows::new(&mut qkv[..tokens * plan.row], plan.row);
-    let turn = plan.rope.turn_len();
+    let rows = SharedRows::new(&mut buffers.rows[..tokens * plan.row], plan.row);
+    let (latent, scratch) = (&plan.latent, &buffers.latent);
     lanes.by_token(tokens, |_| {
         while let Some((row, values)) = rows.next() {
-            if let Some(bias) = &weights.bias {
-                add_in_place(values, bias);
-            }
-            let angles = &angles[row * turn..][..turn];
-            let (q, kv) = values.split_at_mut(plan.q_heads * plan.head_dim);
-            let k = &mut kv[..plan.kv_heads * plan.head_dim];
-            for (heads, norm) in [(q, &weights.q_norm), (k, &weights.k_norm)] {
-                if let Some(norm) = norm {
-                    rms_norm_heads(heads, norm, plan.rms_eps);
+            match (weights, latent, scratch) {
+                (AttentionWeights::Heads(w), ..) => heads(plan, w, turns, row, values),
+                (AttentionWeights::Latent(w), Some(latent), Some(scratch)) => {
+                    let key = &mut values[plan.q_heads * plan.head_dim..];
+                    latent.key(w, turns, scratch, row, key);
                 }
-                plan.rope.apply(heads, plan.head_dim, angles);
+                _ => unreachable!("a plan is made for the model's attention"),
             }
         }
     });
+}
+
+/// Adds the bias, norms and rotates each head of q and k in place.
+fn heads(
+    plan: &QkvPlan,
+    weights: &HeadsWeights,
+    turns: Turns<'_>,
+    token: usize,
+    values: &mut [f32],
+) {
+    if let Some(bias) = &weights.bias {
+        add_in_place(values, bias);
+    }
+    let (q, kv) = values.split_at_mut(plan.q_heads * plan.head_dim);
+    let k = &mut kv[..plan.kv_heads * plan.head_dim];
+    for (heads, norm) in [(q, &weights.q_norm), (k, &weights.k_norm)] {
+        if let Some(norm) = norm {
+            rms_norm_heads(heads, norm, plan.rms_eps);
+        }
+        turns.rope.apply(heads, plan.head_dim, turns.of(token));
+    }
 }
 
 /// Stores keys and values of the positions that this rank owns.
@@ -143,12 +237,12 @@ pub(crate) fn append(
     lanes.by_token(batch.tokens.len(), |_| {
         while let Some((head, pages)) = heads.next() {
             let k = (plan.q_heads + head) * plan.head_dim;
-            let v = k + plan.kv_heads * plan.head_dim;
+            let v = (plan.q_heads + plan.kv_heads) * plan.head_dim + head * plan.value_dim;
             for (row, token) in batch.tokens.iter().enumerate() {
                 let Some(local) = token.local else { continue };
                 let values = &qkv.values[row * qkv.len..][..qkv.len];
                 let (page, slot) = tables.page(pages, token.slot, local);
-                let (k, v) = (&values[k..][..plan.head_dim], &values[v..][..plan.head_dim]);
+                let (k, v) = (&values[k..][..plan.head_dim], &values[v..][..plan.value_dim]);
                 kv::append(page, shape, slot, k, v);
             }
         }

@@ -1,21 +1,25 @@
 //! One rank: its shards, its cache, its threads, and a step from tokens to logits.
 
 use crate::attention::{AttentionBuffers, Heads};
-use crate::batch::Batch;
+use crate::batch::{Batch, Cut, Sight};
+use crate::comms::{Comms, Messages};
 use crate::counters::{Clock, Line, RankCounters};
-use crate::kv::KvCache;
+use crate::ffn::{FfnBuffers, FfnPlan};
+use crate::kv::{KvCache, KvSizes};
 use crate::lanes::{Lane, Lanes};
 use crate::layer;
+use crate::options::MlaUp;
 use crate::projection::{max_cuts, project};
-use crate::qkv::QkvPlan;
+use crate::qkv::{QkvBuffers, QkvPlan, Turns};
+use crate::values::{ValueBuffers, ValuePlan};
 use crate::{EngineError, EngineOptions};
-use helix_comm::{Comm, CommError, Counted, Team, ThreadComm};
+use helix_comm::{Comm, CommError, Team};
 use helix_kernels::attention::{Scratch, state_len};
 use helix_kernels::elementwise::RopeTable;
-use helix_kernels::kv::{PageShape, append};
+use helix_kernels::kv::{PAGE_TOKENS, PageShape, append};
 use helix_kernels::{Activations, SharedRows};
 use helix_layout::{Layout, Rank as RankId};
-use helix_model::{Model, RankWeights};
+use helix_model::{Config, Model, RankWeights};
 use helix_scheduler::Step;
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
@@ -30,11 +34,20 @@ pub(crate) struct Plan {
     pub(crate) rank: RankId,
     pub(crate) hidden: usize,
     pub(crate) vocab: usize,
-    pub(crate) ffn_cols: usize,
     pub(crate) rms_eps: f32,
     pub(crate) qkv: QkvPlan,
     pub(crate) heads: Heads,
+    pub(crate) ffn: FfnPlan,
+    /// What the layers of each KV pool see: all, or a window.
+    pub(crate) windows: Vec<Option<usize>>,
+    /// Each layer's pool, and its rotary embedding.
+    pub(crate) pool_of: Vec<usize>,
+    pub(crate) rope_of: Vec<usize>,
+    rewind: usize,
 }
+
+/// Cosines and sines of each token's position, for each rotary embedding.
+pub(crate) struct AllTurns(Vec<(RopeTable, Vec<f32>)>);
 
 /// A rank's activations, sized once for the largest step. `B` is the tokens of a step.
 pub(crate) struct Buffers {
@@ -42,21 +55,18 @@ pub(crate) struct Buffers {
     pub(crate) x: Vec<f32>,
     /// A phase's result before it is added to the stream `[B, H]`.
     pub(crate) y: Vec<f32>,
+    /// Everyone's rows of it, where groups of ranks have sequences of their own.
+    pub(crate) gathered: Vec<f32>,
+    /// 0, 1, 2, and so on.
+    pub(crate) all_rows: Vec<usize>,
     /// The normed stream.
     pub(crate) hidden: Activations,
-    /// This rank's share of its slice's `[q; k; v]`, everyone's, and the rows put together.
-    pub(crate) qkv_share: Vec<f32>,
-    pub(crate) qkv_recv: Vec<f32>,
-    pub(crate) qkv: Vec<f32>,
-    /// Cosines and sines of each token's position.
-    pub(crate) angles: Vec<f32>,
+    pub(crate) qkv: QkvBuffers,
+    pub(crate) turns: AllTurns,
     pub(crate) attention: AttentionBuffers,
     /// The merged heads that this rank keeps.
     pub(crate) out: Activations,
-    /// `[B, gate | up]`
-    pub(crate) gate_up: Vec<f32>,
-    /// The activated FFN columns.
-    pub(crate) ffn: Activations,
+    pub(crate) ffn: FfnBuffers,
     /// This rank's columns of the logits.
     pub(crate) logits_share: Vec<f32>,
     /// On rank 0: `[wanted, vocab]`.
@@ -73,73 +83,164 @@ pub(crate) struct Rank {
     pub(crate) kv: KvCache,
     pub(crate) batch: Batch,
     pub(crate) lanes: Lanes,
-    /// All ranks.
-    pub(crate) world: Counted<ThreadComm>,
-    /// The ranks that share this one's heads.
-    pub(crate) group: Counted<ThreadComm>,
+    pub(crate) comms: Comms,
     pub(crate) buffers: Buffers,
     pub(crate) counters: RankCounters,
     pub(crate) clock: Clock,
 }
 
+/// The different windows that layers have, and which of them each layer has.
+fn windows(config: &Config) -> (Vec<Option<usize>>, Vec<usize>) {
+    let mut all = Vec::new();
+    let pool_of = (0..config.layers).map(|layer| {
+        let window = config.window(layer);
+        all.iter().position(|&other| other == window).unwrap_or_else(|| {
+            all.push(window);
+            all.len() - 1
+        })
+    });
+    let pool_of = pool_of.collect();
+    (all, pool_of)
+}
+
 impl Plan {
-    fn new(model: &Model, layout: &Layout, rank: RankId) -> Plan {
+    fn new(model: &Model, layout: &Layout, rank: RankId, options: &EngineOptions) -> Plan {
         let config = &model.config;
-        let rope = config.rope(0);
-        let rope = RopeTable::new(rope.style, &rope.frequencies, rope.magnitude);
+        let (windows, pool_of) = windows(config);
+        let before = options.mla_up == MlaUp::Before;
+        let values = config.mla.map(|mla| ValuePlan { latent: mla.kv_lora, before });
         Plan {
             layout: *layout,
             rank,
             hidden: config.hidden,
             vocab: config.vocab,
-            ffn_cols: layout.ffn_cols(rank).len(),
             rms_eps: config.rms_eps,
-            qkv: QkvPlan::new(layout, rank, rope, config.rms_eps),
-            heads: Heads::new(layout, rank),
+            qkv: QkvPlan::new(config, layout, rank),
+            heads: Heads::new(config, layout, rank, values),
+            ffn: FfnPlan::new(config, layout, rank),
+            windows,
+            pool_of,
+            rope_of: (0..config.layers).map(|layer| config.rope_index(layer)).collect(),
+            rewind: options.rewind,
         }
+    }
+
+    /// Local tokens of the first `position` positions of a sequence.
+    fn local(&self, position: usize) -> usize {
+        self.layout.owned_before(self.layout.attention(self.rank).kvp, position)
+    }
+
+    /// The first local token that `pool`'s layers may still need once `position` comes next.
+    fn needed(&self, pool: usize, position: usize) -> usize {
+        let hidden = Sight::hidden_before(self.windows[pool], position);
+        self.local(hidden.saturating_sub(if hidden > 0 { self.rewind } else { 0 }))
+    }
+}
+
+impl AllTurns {
+    fn new(config: &Config, tokens: usize) -> AllTurns {
+        let table = |rope: &helix_model::Rope| {
+            let table = RopeTable::new(rope.style, &rope.frequencies, rope.magnitude);
+            let angles = vec![0.0; tokens * table.turn_len()];
+            (table, angles)
+        };
+        AllTurns(config.ropes.iter().map(table).collect())
+    }
+
+    fn load(&mut self, batch: &Batch) {
+        for (rope, angles) in &mut self.0 {
+            let turns = angles.chunks_exact_mut(rope.turn_len());
+            for (token, turn) in batch.tokens.iter().zip(turns) {
+                rope.turn(token.position, turn);
+            }
+        }
+    }
+
+    /// Those of one rotary embedding.
+    pub(crate) fn of(&self, index: usize) -> Turns<'_> {
+        let (rope, angles) = &self.0[index];
+        Turns { rope, angles }
     }
 }
 
 impl Buffers {
-    fn new(plan: &Plan, options: &EngineOptions) -> Buffers {
+    fn new(plan: &Plan, config: &Config, options: &EngineOptions) -> Buffers {
         let tokens = options.max_step_tokens;
         let precision = options.precision;
         let vocab_share = plan.layout.vocab_rows(plan.rank).len();
-        let gathers = plan.qkv.shares.len() > 1;
         let leads = plan.rank.0 == 0;
+        let grouped = plan.layout.degrees().dp > 1;
+        let (heads, threads) = (&plan.heads, options.threads_per_rank);
+        let cuts = max_cuts(threads);
+        let values = ValueBuffers::new(heads, tokens, precision, cuts);
+        let latent = plan.qkv.latent.as_ref().map(|latent| latent.buffers(tokens, precision));
         Buffers {
             x: vec![0.0; tokens * plan.hidden],
             y: vec![0.0; tokens * plan.hidden],
+            gathered: vec![0.0; if grouped { tokens * plan.hidden } else { 0 }],
+            all_rows: (0..tokens).collect(),
             hidden: Activations::new(tokens, plan.hidden, precision),
-            qkv_share: vec![0.0; tokens * plan.qkv.share()],
-            qkv_recv: vec![0.0; if gathers { tokens * plan.qkv.row } else { 0 }],
-            qkv: vec![0.0; tokens * plan.qkv.row],
-            angles: vec![0.0; tokens * plan.qkv.rope.turn_len()],
-            attention: AttentionBuffers::new(&plan.heads, tokens, options.threads_per_rank),
-            out: Activations::new(tokens, plan.heads.out_cols, precision),
-            gate_up: vec![0.0; tokens * 2 * plan.ffn_cols],
-            ffn: Activations::new(tokens, plan.ffn_cols, precision),
+            qkv: QkvBuffers::new(&plan.qkv, tokens, latent),
+            turns: AllTurns::new(config, tokens),
+            attention: AttentionBuffers::new(heads, tokens, threads, values),
+            out: Activations::new(tokens, heads.out_cols, precision),
+            ffn: plan.ffn.buffers(tokens, precision),
             logits_share: vec![0.0; options.max_logits * vocab_share],
             logits: vec![0.0; if leads { options.max_logits * plan.vocab } else { 0 }],
-            cuts: Vec::with_capacity(max_cuts(options.threads_per_rank)),
+            cuts: Vec::with_capacity(cuts),
         }
     }
 }
 
-/// The largest message, in f32 values, that ranks exchange over all of them or in a KVP group.
+/// The largest messages that ranks exchange.
 pub(crate) fn largest_messages(
     model: &Model,
     layout: &Layout,
     options: &EngineOptions,
-) -> (usize, usize) {
+) -> Messages {
     let config = &model.config;
     let tokens = options.max_step_tokens;
     let logits = layout.all_ranks().map(|rank| layout.vocab_rows(rank).len()).max().unwrap_or(0);
     let slices = layout.all_ranks().map(|rank| {
         let (q, kv) = (layout.q_heads(rank).len(), layout.kv_heads(rank).len());
-        (q * (config.head_dim + 1)).max((q + 2 * kv) * config.head_dim)
+        let widest = config.head_dim.max(config.value_dim);
+        (q * (widest + 1)).max((q + 2 * kv) * widest)
     });
-    ((tokens * config.hidden).max(logits), tokens * slices.max().unwrap_or(0))
+    let stream = tokens * config.hidden;
+    Messages { world: stream.max(logits), kvp: tokens * slices.max().unwrap_or(0), experts: stream }
+}
+
+/// What the cache of a rank has to hold.
+pub(crate) fn kv_sizes(
+    model: &Model,
+    layout: &Layout,
+    rank: RankId,
+    options: &EngineOptions,
+) -> KvSizes {
+    let config = &model.config;
+    let shape = match &config.mla {
+        Some(mla) => PageShape::latent(config.head_dim, mla.kv_lora, options.kv_type),
+        None => PageShape::new(config.head_dim, options.kv_type),
+    };
+    let all = layout.owned_before(layout.attention(rank).kvp, options.max_context);
+    let (windows, pool_of) = windows(config);
+    let pools = windows.iter().enumerate().map(|(pool, window)| {
+        let layers = pool_of.iter().filter(|&&of| of == pool).count();
+        let tokens = window.map_or(all, |window| {
+            let positions = window + options.rewind + options.max_step_tokens;
+            let period = layout.degrees().kvp * layout.kv_block();
+            // As many as lie in so many positions, and the start of the first page.
+            let most = (positions.div_ceil(period) + 1) * layout.kv_block() + PAGE_TOKENS;
+            most.min(all)
+        });
+        (layers, tokens)
+    });
+    KvSizes {
+        shape,
+        heads: layout.kv_heads(rank).len(),
+        slots: (0..options.max_sequences).filter(|&slot| layout.attends(rank, slot)).count(),
+        pools: pools.collect(),
+    }
 }
 
 impl Rank {
@@ -148,31 +249,32 @@ impl Rank {
         layout: &Layout,
         rank: RankId,
         weights: RankWeights,
-        world: ThreadComm,
-        group: ThreadComm,
+        comms: Comms,
         options: &EngineOptions,
     ) -> Result<Rank, EngineError> {
-        let plan = Plan::new(&model, layout, rank);
-        let config = &model.config;
-        let kv_heads = layout.kv_heads(rank).len();
-        let local = layout.owned_before(layout.attention(rank).kvp, options.max_context);
-        let shape = PageShape::new(config.head_dim, options.kv_type);
-        let kv = KvCache::new(shape, config.layers, kv_heads, options.max_sequences, local)?;
+        let plan = Plan::new(&model, layout, rank, options);
+        let sizes = kv_sizes(&model, layout, rank, options);
+        let kv = KvCache::new(&sizes, options.max_sequences, &plan.pool_of)?;
         let tokens = options.max_step_tokens;
         let refused = |source| EngineError::System { what: "a thread", source };
         let name = format!("helix-{}", rank.0);
         let team = Team::new(&name, options.threads_per_rank).map_err(refused)?;
-        let members = layout.kvp_group(rank).len();
-        let lanes = Lanes::new(team, || Lane::new(&plan, tokens, members));
+        let lanes = Lanes::new(team, || Lane::new(&plan, tokens));
+        let group = plan.heads.largest_group();
         Ok(Rank {
-            batch: Batch::with_capacity(tokens, kv_heads, options.max_logits),
-            buffers: Buffers::new(&plan, options),
+            batch: Batch::with_capacity(
+                tokens,
+                sizes.heads,
+                group,
+                options.max_logits,
+                &plan.windows,
+            ),
+            buffers: Buffers::new(&plan, &model.config, options),
             plan,
             weights,
             kv,
             lanes,
-            world: Counted::new(world),
-            group: Counted::new(group),
+            comms,
             counters: RankCounters::default(),
             clock: Clock::start(),
             model,
@@ -194,22 +296,23 @@ impl Rank {
     /// The step's tokens: pages for them, their rows of the stream, their positions' angles.
     fn embed(&mut self, step: &Step) {
         let Rank { plan, kv, batch, lanes, buffers, model, .. } = self;
-        let kvp = plan.layout.attention(plan.rank).kvp;
         for run in &step.runs {
-            kv.resize(run.slot, plan.layout.owned_before(kvp, run.start + run.len));
+            if plan.layout.attends(plan.rank, run.slot) {
+                for pool in 0..plan.windows.len() {
+                    let end = plan.local(run.start + run.len);
+                    kv.resize(pool, run.slot, plan.needed(pool, run.start), end);
+                }
+            }
         }
-        let state = state_len(plan.heads.dim);
-        batch.load(step, &plan.layout, plan.rank, lanes.threads(), state);
-        let tokens = batch.tokens.len();
-        let rope = &plan.qkv.rope;
-        let turn = rope.turn_len();
-        for (token, angles) in batch.tokens.iter().zip(buffers.angles.chunks_exact_mut(turn)) {
-            rope.turn(token.position, angles);
-        }
+        let Plan { layout, rank, .. } = plan;
+        let state = state_len(plan.heads.attended);
+        batch.load(step, kv, Cut { layout, rank: *rank, threads: lanes.threads(), state });
+        buffers.turns.load(batch);
+        let tokens = batch.ids.len();
         let rows = SharedRows::new(&mut buffers.x[..tokens * plan.hidden], plan.hidden);
         lanes.by_token(tokens, |_| {
             while let Some((row, x)) = rows.next() {
-                let id = batch.tokens[row].id;
+                let id = batch.ids[row];
                 model.embedding_row(id, x).expect("the engine has checked its tokens");
             }
         });
@@ -218,17 +321,14 @@ impl Rank {
     /// Final norm and LM head of the wanted rows; this rank's share of the vocabulary goes to
     /// rank 0, a row at a time.
     fn head(&mut self) -> Result<(), CommError> {
-        let Rank { plan, weights, batch, lanes, world, buffers: b, counters, clock, .. } = self;
-        let (hidden, wanted) = (plan.hidden, batch.wanted.len());
+        let Rank { plan, weights, batch, lanes, comms, buffers: b, counters, clock, .. } = self;
+        let world = &mut comms.world;
+        let wanted = batch.wanted.len();
         if wanted == 0 {
             return Ok(());
         }
-        for (row, &from) in batch.wanted.iter().enumerate() {
-            // Wanted rows ascend, so no row is overwritten before it is moved.
-            b.x.copy_within(from * hidden..(from + 1) * hidden, row * hidden);
-        }
-        let x = &b.x[..wanted * hidden];
-        layer::norm(lanes, &mut b.hidden, x, &weights.final_norm, plan.rms_eps);
+        let norm = &weights.final_norm;
+        layer::norm(lanes, &mut b.hidden, &b.x, &batch.wanted, norm, plan.rms_eps);
         let alone = world.size() == 1;
         let share = if alone { &mut b.logits } else { &mut b.logits_share };
         counters.weight_bytes += project(lanes, share, &b.hidden, &[&weights.head], &mut b.cuts);
@@ -251,24 +351,33 @@ impl Rank {
         Ok(())
     }
 
-    /// The sequence in `slot` from here on has its first `len` positions and no more.
+    /// Forgets the positions of a sequence from `len` on.
     pub(crate) fn truncate(&mut self, slot: usize, len: usize) {
-        let kvp = self.plan.layout.attention(self.plan.rank).kvp;
-        self.kv.resize(slot, self.plan.layout.owned_before(kvp, len));
+        let end = self.plan.local(len);
+        for pool in 0..self.plan.windows.len() {
+            let start = self.kv.start(pool, slot).min(end);
+            self.kv.resize(pool, slot, start, end);
+        }
     }
 
     /// Positions `from..len` of `slot`'s sequence get keys and values of seeded noise.
     pub(crate) fn fill_with_noise(&mut self, slot: usize, from: usize, len: usize) {
         let Rank { plan, kv, lanes, .. } = self;
-        let kvp = plan.layout.attention(plan.rank).kvp;
-        let local = plan.layout.owned_before(kvp, from)..plan.layout.owned_before(kvp, len);
-        kv.resize(slot, local.end);
-        let dim = plan.heads.dim;
-        let mut random = Pcg64::seed_from_u64(7);
-        let mut value = || (random.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0;
-        let noise: Vec<f32> = (0..NOISE + 2 * dim).map(|_| value()).collect();
+        if !plan.layout.attends(plan.rank, slot) {
+            return;
+        }
+        let (from, end) = (plan.local(from), plan.local(len));
+        for pool in 0..plan.windows.len() {
+            kv.resize(pool, slot, plan.needed(pool, len), end);
+        }
         let shape = kv.shape();
+        let (dim, value) =
+            (shape.head_dim(), if shape.is_latent() { 0 } else { shape.value_dim() });
+        let mut random = Pcg64::seed_from_u64(7);
+        let mut number = || (random.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0;
+        let noise: Vec<f32> = (0..NOISE + dim + value).map(|_| number()).collect();
         for layer in 0..self.weights.layers.len() {
+            let local = from.max(kv.start(plan.pool_of[layer], slot))..end;
             let (pages, head_bytes, tables) = kv.layer_mut(layer);
             if pages.is_empty() {
                 continue;
@@ -279,7 +388,7 @@ impl Rank {
                     for token in local.clone() {
                         let (page, place) = tables.page(pages, slot, token);
                         let at = (token * 61 + head * 17 + layer * 29) % NOISE;
-                        let (k, v) = noise[at..][..2 * dim].split_at(dim);
+                        let (k, v) = noise[at..][..dim + value].split_at(dim);
                         append(page, shape, place, k, v);
                     }
                 }
@@ -291,32 +400,35 @@ impl Rank {
     pub(crate) fn counters(&self) -> RankCounters {
         RankCounters {
             kv_bytes_held: self.kv.bytes_held(),
-            world: self.world.traffic(),
-            kvp: self.group.traffic(),
+            world: self.comms.world.traffic(),
+            kvp: self.comms.kvp.traffic(),
+            experts: match &self.comms.experts {
+                Some(stages) => stages.each_ref().map(|stage| stage.traffic()),
+                None => RankCounters::default().experts,
+            },
             ..self.counters.clone()
         }
     }
 
     pub(crate) fn reset_counters(&mut self) {
         self.counters = RankCounters::default();
-        self.world.reset();
-        self.group.reset();
+        self.comms.reset();
     }
 }
 
 impl Lane {
-    fn new(plan: &Plan, tokens: usize, members: usize) -> Lane {
-        let heads = &plan.heads;
-        let group = heads.groups.iter().map(|group| group.len()).max().unwrap_or(0);
-        let rows = crate::batch::TILE_TOKENS.min(tokens) * group;
-        let row = plan.hidden.max(heads.out_cols).max(plan.ffn_cols);
+    fn new(plan: &Plan, tokens: usize) -> Lane {
+        let Plan { heads, qkv, ffn, .. } = plan;
+        let rows = heads.item_rows(tokens);
+        let latent = qkv.latent.as_ref().map_or(0, |latent| latent.lane_row());
+        let row = ffn.lane_row().max(heads.out_cols).max(heads.attended).max(latent);
         Lane {
             attention: Scratch::new(),
-            states: vec![0.0; rows * state_len(heads.dim)],
+            states: vec![0.0; rows * state_len(heads.attended)],
             queries: Vec::with_capacity(rows * heads.dim),
             sees: Vec::with_capacity(rows),
             row: vec![0.0; row],
-            lse: Vec::with_capacity(members),
+            lse: Vec::with_capacity(heads.kept.len()),
         }
     }
 }

@@ -215,15 +215,25 @@ pub fn clear(state: &mut [f32]) {
 /// When the lengths do not fit.
 pub fn finish(out: &mut [f32], state: &[f32]) -> Lse {
     assert_eq!(state.len(), state_len(out.len()), "finish: state of {} elements", out.len());
-    let (o, [m, l]) = state.split_last_chunk().expect("longer than two");
+    let (o, [_, l]) = state.split_last_chunk().expect("longer than two");
     if *l == 0.0 {
         out.fill(0.0);
+    } else {
+        out.iter_mut().zip(o).for_each(|(out, o)| *out = o / l);
+    }
+    lse_of(state)
+}
+
+/// The log-sum-exp that [`finish`] gives for a row's state.
+///
+/// # Panics
+/// When it is no state.
+pub fn lse_of(state: &[f32]) -> Lse {
+    let Some((_, &[m, l])) = state.split_last_chunk() else { panic!("no state: {}", state.len()) };
+    if l == 0.0 {
         return Lse::EMPTY;
     }
-    for (out, o) in out.iter_mut().zip(o) {
-        *out = o / l;
-    }
-    let ln = f64::from(*m) * std::f64::consts::LN_2 + f64::from(*l).ln();
+    let ln = f64::from(m) * std::f64::consts::LN_2 + f64::from(l).ln();
     Lse::from_ln(ln as f32)
 }
 

@@ -25,7 +25,7 @@ pub fn precise() -> EngineOptions {
 pub fn layouts(shape: &ModelShape, ranks: usize, kv_blocks: &[usize]) -> Vec<Layout> {
     let mut all = Vec::new();
     for n in 1..=ranks {
-        for strategy in [Strategy::Helix, Strategy::Tp, Strategy::Medha] {
+        for strategy in Strategy::ALL {
             for &block in kv_blocks {
                 for qkv in [QkvMode::Replicate, QkvMode::Gather] {
                     all.extend(Layout::candidates(shape, n, strategy, block, qkv));

@@ -1,0 +1,145 @@
+//! The FFN phase: dense layers as one tensor-parallel group; experts on a TPF x EP grid.
+
+use crate::counters::{Clock, Line, RankCounters};
+use crate::lanes::Lanes;
+use crate::layer::product;
+use crate::moe::{MoeBuffers, MoePlan};
+use crate::projection::project;
+use helix_kernels::elementwise::{clamped_swiglu, gelu_tanh, swiglu};
+use helix_kernels::{Activations, Precision};
+use helix_layout::{Layout, Rank};
+use helix_model::config::Activation;
+use helix_model::{Config, DenseWeights, FfnWeights};
+
+/// gpt-oss's gate: how steep, and where it ends. Sources: its model card and reference code.
+const CLAMPED_ALPHA: f32 = 1.702;
+const CLAMPED_LIMIT: f32 = 7.0;
+
+/// What the phase knows of its rank; made once.
+pub(crate) struct FfnPlan {
+    pub(crate) hidden: usize,
+    /// Columns of dense layers, over all ranks of the FFN.
+    dense: usize,
+    activation: Activation,
+    pub(crate) moe: Option<MoePlan>,
+}
+
+/// The phase's buffers, sized once.
+pub(crate) struct FfnBuffers {
+    /// `[rows, gate | up]`
+    pub(crate) gate_up: Vec<f32>,
+    /// Activated columns.
+    pub(crate) activated: Activations,
+    moe: Option<MoeBuffers>,
+}
+
+impl FfnPlan {
+    pub(crate) fn new(config: &Config, layout: &Layout, rank: Rank) -> FfnPlan {
+        FfnPlan {
+            hidden: config.hidden,
+            dense: layout.ffn_cols(rank).len(),
+            activation: config.activation,
+            moe: config.moe.as_ref().map(|moe| MoePlan::new(moe, layout, rank)),
+        }
+    }
+
+    /// The widest row that a lane works on.
+    pub(crate) fn lane_row(&self) -> usize {
+        let moe = self.moe.as_ref().map_or(0, |moe| moe.cols.max(moe.shared));
+        self.dense.max(moe).max(self.hidden)
+    }
+
+    pub(crate) fn buffers(&self, tokens: usize, precision: Precision) -> FfnBuffers {
+        // Values of all rows together, whichever kind of layer it is.
+        let columns = match &self.moe {
+            None => tokens * self.dense,
+            Some(moe) => (tokens * self.dense.max(moe.shared)).max(tokens * moe.top_k() * moe.cols),
+        };
+        let rows = self.moe.as_ref().map_or(tokens, |moe| tokens * moe.top_k());
+        FfnBuffers {
+            gate_up: vec![0.0; 2 * columns],
+            activated: Activations::new(rows, columns.div_ceil(rows).max(1), precision),
+            moe: self.moe.as_ref().map(|moe| moe.buffers(tokens, self.hidden, precision)),
+        }
+    }
+}
+
+/// `y [tokens, hidden]`: this rank's part of the FFN of `input`; over all ranks they sum to it.
+pub(crate) fn run(
+    lanes: &mut Lanes,
+    plan: &FfnPlan,
+    weights: &FfnWeights,
+    input: &Activations,
+    y: &mut [f32],
+    buffers: &mut FfnBuffers,
+    cuts: &mut Vec<usize>,
+    (c, clock): (&mut RankCounters, &mut Clock),
+) {
+    match (weights, &plan.moe) {
+        (FfnWeights::Dense(w), _) => {
+            dense(lanes, plan, w, plan.dense, input, y, buffers, cuts, (c, clock));
+        }
+        (FfnWeights::Moe(w), Some(moe)) => {
+            let FfnBuffers { moe: scratch, .. } = buffers;
+            let mut scratch = scratch.take().expect("buffers are made for the model's layers");
+            moe.route(lanes, w, input, &mut scratch, cuts, c);
+            clock.lap(c, Line::Router);
+            match &w.shared {
+                Some(w) => dense(lanes, plan, w, moe.shared, input, y, buffers, cuts, (c, clock)),
+                None => y.fill(0.0),
+            }
+            moe.experts(lanes, plan, w, input, y, (&mut scratch, buffers), cuts, (c, clock));
+            buffers.moe = Some(scratch);
+        }
+        _ => unreachable!("a plan is made for the model's layers"),
+    }
+}
+
+/// An FFN of `cols` columns that every token goes through.
+fn dense(
+    lanes: &mut Lanes,
+    plan: &FfnPlan,
+    w: &DenseWeights,
+    cols: usize,
+    input: &Activations,
+    y: &mut [f32],
+    buffers: &mut FfnBuffers,
+    cuts: &mut Vec<usize>,
+    (c, clock): (&mut RankCounters, &mut Clock),
+) {
+    let FfnBuffers { gate_up, activated, .. } = buffers;
+    c.weight_bytes += project(lanes, gate_up, input, &[&w.gate, &w.up], cuts);
+    clock.lap(c, Line::FfnUp);
+    activate(lanes, plan, activated, gate_up, input.tokens(), cols);
+    c.weight_bytes += product(lanes, y, activated, &w.down, cuts);
+    clock.lap(c, Line::FfnDown);
+}
+
+/// The gated columns of each row `[gate, up]`, as the input of the down-projection.
+pub(crate) fn activate(
+    lanes: &mut Lanes,
+    plan: &FfnPlan,
+    out: &mut Activations,
+    gate_up: &[f32],
+    rows: usize,
+    cols: usize,
+) {
+    let written = out.fill(rows, cols);
+    if cols == 0 {
+        return;
+    }
+    lanes.by_token(rows, |lane| {
+        while let Some(row) = written.next() {
+            let (gate, up) = gate_up[row.token() * 2 * cols..][..2 * cols].split_at(cols);
+            let gated = &mut lane.row[..cols];
+            match plan.activation {
+                Activation::Silu => swiglu(gated, gate, up),
+                Activation::GeluTanh => gelu_tanh(gated, gate, up),
+                Activation::ClampedSwiglu => {
+                    clamped_swiglu(gated, gate, up, CLAMPED_ALPHA, CLAMPED_LIMIT);
+                }
+            }
+            row.write(gated);
+        }
+    });
+}
