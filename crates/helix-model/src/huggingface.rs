@@ -127,7 +127,7 @@ impl Directory {
     fn prefixes(&self) -> (&'static str, &'static str) {
         let (_, embedding) = OUTER[0];
         let has = |prefix: &&str| self.tensors.contains_key(&format!("{prefix}{embedding}"));
-        PREFIXES.into_iter().find(|(prefix, _)| has(&prefix)).unwrap_or(PREFIXES[0])
+        PREFIXES.into_iter().find(|(prefix, _)| has(prefix)).unwrap_or(PREFIXES[0])
     }
 
     /// The full name of one of [`OUTER`].

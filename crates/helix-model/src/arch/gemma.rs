@@ -65,7 +65,7 @@ fn gguf(keys: &Keys<'_>, config: &mut Config) -> Result<(), ModelError> {
     let base = keys.positive("rope.freq_base_swa")?.unwrap_or(LOCAL_BASE);
     config.ropes.push(Rope::plain(config.ropes[0].dims, base, RopeStyle::Half));
     let window = keys.size("attention.sliding_window")?;
-    config.set_window(Some(window), Sliding::ExceptEvery(PERIOD));
+    config.set_window(Some(window), keys.sliding_pattern(PERIOD)?);
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Metadata keys of one architecture, read with their rules.
 
 use super::rope::{Factors, Rope, Scaling, Yarn, mscale};
-use super::{MAX_SIZE, Mla, Moe, Routing};
+use super::{MAX_SIZE, Mla, Moe, Routing, Sliding};
 use crate::arch::{Arch, Family};
 use crate::{Gguf, ModelError, Value};
 
@@ -328,6 +328,15 @@ impl<'a> Keys<'a> {
                 self.refuse(TYPE, format!("{kind:?}"), problem.to_owned())
             }
         }
+    }
+
+    /// Which layers have a window: all but every n-th.
+    pub(crate) fn sliding_pattern(&self, default: usize) -> Result<Sliding, ModelError> {
+        const SUFFIX: &str = "attention.sliding_window_pattern";
+        if let Some(Value::Array(_)) = self.gguf.metadata(&self.key(SUFFIX)) {
+            return self.refuse(SUFFIX, "an array", "Helix reads a number".to_owned());
+        }
+        Ok(Sliding::ExceptEvery(self.optional_size(SUFFIX)?.unwrap_or(default)))
     }
 
     /// Latent attention.

@@ -155,7 +155,7 @@ fn values_that_do_not_run_are_refused() {
     }
     refused(
         changed(Arch::Llama, |writer| writer.set("general.architecture", "mamba")),
-        "unknown architecture \"mamba\"; Helix runs llama, qwen2, qwen3",
+        "unknown architecture \"mamba\"; Helix runs deepseek2, gemma3, gpt-oss, llama",
     );
     refused(
         changed(Arch::Llama, |writer| writer.set("tokenizer.ggml.eos_token_id", 300_u32)),
