@@ -29,6 +29,7 @@ impl Interpreter {
             command
         };
         shell::run(&mut script("generate.py"))?;
+        shell::run(&mut script("generate_hf.py"))?;
         shell::run(script("generate_smollm2.py").arg(model::fetch(&model::SMOLLM2)?))
     }
 

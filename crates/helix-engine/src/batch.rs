@@ -8,8 +8,6 @@ use std::ops::Range;
 /// Query tokens of one attention item: enough rows to pay for converting a page of keys once, few
 /// enough that a prefill chunk makes plenty of items.
 pub(crate) const TILE_TOKENS: usize = 16;
-/// Chunks of one item that are computed side by side before they are folded in order.
-pub(crate) const WAVE_CHUNKS: usize = 64;
 
 /// A token of the step.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +128,22 @@ impl Batch {
         let before = first * q_heads + heads.start * (end - first);
         let start = (before + (row - first) * heads.len() + head - heads.start) * state;
         start..start + state
+    }
+
+    /// The items' chunks from `first` on, up to `most` of each, laid end to end: every item with
+    /// its run of them.
+    pub(crate) fn wave(
+        &self,
+        first: usize,
+        most: usize,
+    ) -> impl Iterator<Item = (&Item, Range<usize>)> {
+        let mut end = 0;
+        self.items.iter().map(move |item| {
+            let start = end;
+            let chunks = item.visible.div_ceil(CHUNK_TOKENS);
+            end += most.min(chunks.saturating_sub(first));
+            (item, start..end)
+        })
     }
 
     /// Chunks of the longest item.

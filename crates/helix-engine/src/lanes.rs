@@ -2,7 +2,7 @@
 
 use helix_comm::Team;
 use helix_kernels::Lse;
-use helix_kernels::attention::Scratch;
+use helix_kernels::attention::{Scratch, Sees};
 use std::sync::Mutex;
 
 /// Tokens below which a token-by-token line stays on the leader: forking costs more than it saves.
@@ -17,7 +17,7 @@ pub(crate) struct Lane {
     /// Query rows of one item, gathered.
     pub(crate) queries: Vec<f32>,
     /// What each query row sees.
-    pub(crate) limits: Vec<u32>,
+    pub(crate) sees: Vec<Sees>,
     /// One row of activations.
     pub(crate) row: Vec<f32>,
     /// The log-sum-exps that a merge weighs.

@@ -15,6 +15,7 @@ mod kv;
 mod lanes;
 mod layer;
 mod options;
+mod pieces;
 mod projection;
 mod qkv;
 mod rank;

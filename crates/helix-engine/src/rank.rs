@@ -314,7 +314,7 @@ impl Lane {
             attention: Scratch::new(),
             states: vec![0.0; rows * state_len(heads.dim)],
             queries: Vec::with_capacity(rows * heads.dim),
-            limits: Vec::with_capacity(rows),
+            sees: Vec::with_capacity(rows),
             row: vec![0.0; row],
             lse: Vec::with_capacity(members),
         }

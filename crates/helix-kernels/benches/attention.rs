@@ -2,22 +2,29 @@
 //! prefilling.
 //!
 //! ```text
-//! cargo bench -p helix-kernels --bench attention [-- decode | prefill | small]
+//! cargo bench -p helix-kernels --bench attention [-- decode | window | prefill | latent | small | avx2]
 //! ```
 //!
 //! Decode: one query over a shard of `depth` tokens, 3 KV heads of 64 dimensions, `group` query
 //! heads each; moves `2·64·bytes` per token and head. The cache is several times the last-level
 //! cache and is read layer after layer, as a decode step does. The read bandwidth beside each
 //! figure was measured in turns with it.
+//!
+//! Latent: DeepSeek's shape, a key of 576 whose first 512 are the value, shared by all query heads;
+//! `2·(576 + 512)` operations per token and head. Its roof is the rate of multiply-adds from
+//! registers. `avx2`, or the name of another instruction set, limits to it.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use helix_kernels::attention::{CHUNK_TOKENS, Scratch, attend, clear, finish, fold, state_len};
+use helix_kernels::attention::{
+    CHUNK_TOKENS, Scratch, Sees, attend, clear, finish, fold, state_len,
+};
 use helix_kernels::elementwise::{RopeStyle, RopeTable, add_in_place, rms_norm, swiglu};
 use helix_kernels::kv::{KvType, KvView, PAGE_TOKENS, PageShape, append};
-use helix_kernels::probe::read_bandwidth;
+use helix_kernels::probe::{float_peak, read_bandwidth};
+use helix_kernels::{Isa, isa};
 
 const HEAD_DIM: usize = 64;
 const KV_HEADS: usize = 3;
@@ -26,11 +33,25 @@ const SAMPLE_BYTES: usize = 24 << 20;
 const ROUNDS: usize = 11;
 
 fn main() {
-    let chosen: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let mut chosen: Vec<String> =
+        std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    for isa in Isa::ALL {
+        let words = chosen.len();
+        chosen.retain(|word| word != isa.name());
+        if chosen.len() < words {
+            isa::limit(isa);
+        }
+    }
     let wants = |name: &str| chosen.is_empty() || chosen.iter().any(|c| c == name);
     println!("instruction set: {}", helix_kernels::cpu());
     if wants("decode") {
         decode();
+    }
+    if wants("window") {
+        window();
+    }
+    if wants("latent") {
+        latent();
     }
     if wants("prefill") {
         prefill();
@@ -114,7 +135,7 @@ impl Cache {
 struct Worker {
     thread: usize,
     q: Vec<f32>,
-    limits: Vec<u32>,
+    sees: Vec<Sees>,
     scratch: Scratch,
     acc: Vec<f32>,
     part: Vec<f32>,
@@ -126,7 +147,7 @@ impl Worker {
         Worker {
             thread,
             q: Random(thread as u64).numbers(group * HEAD_DIM),
-            limits: vec![depth as u32; group],
+            sees: vec![Sees::below(depth as u32); group],
             scratch: Scratch::new(),
             acc: states.clone(),
             part: states,
@@ -142,7 +163,7 @@ impl Worker {
             let start = item % chunks * CHUNK_TOKENS;
             let range = start..cache.depth.min(start + CHUNK_TOKENS);
             let view = cache.view(layer, item / chunks);
-            attend(&mut self.part, &self.q, &self.limits, &view, range, &mut self.scratch);
+            attend(&mut self.part, &self.q, &self.sees, &view, range, &mut self.scratch);
             for (acc, part) in self.acc.chunks_exact_mut(len).zip(self.part.chunks_exact(len)) {
                 fold(acc, part);
             }
@@ -199,6 +220,121 @@ fn decode() {
     }
 }
 
+/// One query token that sees the last `window` tokens, as Gemma's and gpt-oss's local layers do.
+fn window() {
+    println!("\npartial attention, a window of 32768 tokens, one thread: ns median (best), GB/s");
+    let cache = Cache::new(KvType::F16, 32768, CACHE_BYTES);
+    let (group, len) = (3, state_len(HEAD_DIM));
+    let q = Random(3).numbers(group * HEAD_DIM);
+    let mut scratch = Scratch::new();
+    let (mut acc, mut part) = (vec![0.0; group * len], vec![0.0; group * len]);
+    for window in [128, 512, 1024] {
+        // Starts inside a chunk, and ends inside one.
+        let to = 32768 - 100;
+        let from = to - window;
+        let sees = vec![Sees { from: from as u32, to: to as u32 }; group];
+        let mut times = Vec::new();
+        for (layer, head) in (0..cache.layers).flat_map(|l| (0..KV_HEADS).map(move |h| (l, h))) {
+            let begun = Instant::now();
+            acc.chunks_exact_mut(len).for_each(clear);
+            for start in (from / CHUNK_TOKENS * CHUNK_TOKENS..to).step_by(CHUNK_TOKENS) {
+                let range = start..to.min(start + CHUNK_TOKENS);
+                attend(&mut part, &q, &sees, &cache.view(layer, head), range, &mut scratch);
+                for (acc, part) in acc.chunks_exact_mut(len).zip(part.chunks_exact(len)) {
+                    fold(acc, part);
+                }
+            }
+            times.push(-begun.elapsed().as_secs_f64() * 1e9);
+        }
+        let (median, best) = median_and_best(&mut times);
+        let speed = (window * cache.shape.token_bytes()) as f64 / -median;
+        println!("{window:>6}: {:9.0} ({:9.0}), {speed:5.1}", -median, -best);
+    }
+}
+
+/// Query heads over a sequence of latents that comes from memory.
+fn latent() {
+    println!("\nattention over latents of 576, value 512, one query token, one thread:");
+    println!("GFLOP/s median (best) of the multiply-add peak, GB/s of read bandwidth");
+    let cases = [1, 2, 4, 8, 16, 32, 64, 128].map(|heads| (KvType::F16, heads));
+    let types = [KvType::F32, KvType::BF16, KvType::Q8_0].map(|kv_type| (kv_type, 16));
+    for (kv_type, heads) in cases.into_iter().chain(types) {
+        let cache = Latents::new(kv_type, 8192 * 30);
+        let (mut speeds, mut peaks, mut roofs) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..3 {
+            peaks.push(float_peak(0.05) / 1e9);
+            roofs.push(read_bandwidth(1, 256 << 20, 0.05) / 1e9);
+            speeds.extend(cache.speeds(heads));
+        }
+        let (median, best) = median_and_best(&mut speeds);
+        let (peak, _) = median_and_best(&mut peaks);
+        let (roof, _) = median_and_best(&mut roofs);
+        let bytes_per_op = cache.shape.token_bytes() as f64 / (heads * LATENT_OPS) as f64;
+        println!(
+            "{kv_type:>6} {heads:>4} heads: {median:6.1} ({best:6.1}) of {peak:6.1}: {:3.0} %, \
+             {:5.1} of {roof:5.1}",
+            100.0 * median / peak,
+            median * bytes_per_op
+        );
+    }
+}
+
+const LATENT: (usize, usize) = (576, 512);
+
+/// Operations for one token and one query head.
+const LATENT_OPS: usize = 2 * (LATENT.0 + LATENT.1);
+
+/// One sequence of latents.
+struct Latents {
+    bytes: memmap2::MmapMut,
+    shape: PageShape,
+    table: Vec<u32>,
+}
+
+impl Latents {
+    fn new(kv_type: KvType, tokens: usize) -> Latents {
+        let shape = PageShape::latent(LATENT.0, LATENT.1, kv_type);
+        let pages = tokens.div_ceil(PAGE_TOKENS);
+        let mut bytes = memmap2::MmapMut::map_anon(pages * shape.bytes()).expect("memory");
+        #[cfg(target_os = "linux")]
+        let _ = bytes.advise(memmap2::Advice::HugePage);
+        let mut page = vec![0; shape.bytes()];
+        let mut random = Random(7);
+        for slot in 0..PAGE_TOKENS {
+            append(&mut page, shape, slot, &random.numbers(LATENT.0), &[]);
+        }
+        bytes.chunks_exact_mut(page.len()).for_each(|to| to.copy_from_slice(&page));
+        Latents { bytes, shape, table: (0..pages as u32).collect() }
+    }
+
+    /// GFLOP/s of samples of about 10^9 operations.
+    fn speeds(&self, heads: usize) -> Vec<f64> {
+        let view = KvView { pages: &self.bytes, table: &self.table, shape: self.shape };
+        let (len, tokens) = (state_len(LATENT.1), self.table.len() * PAGE_TOKENS);
+        let q: Vec<f32> = Random(3).numbers(heads * LATENT.0).iter().map(|q| q / 24.0).collect();
+        let sees = vec![Sees::below(tokens as u32); heads];
+        let mut scratch = Scratch::new();
+        let (mut acc, mut part) = (vec![0.0; heads * len], vec![0.0; heads * len]);
+        acc.chunks_exact_mut(len).for_each(clear);
+        let sample = (1_000_000_000 / (heads * LATENT_OPS * PAGE_TOKENS)).clamp(4, 64);
+        let mut speeds = Vec::new();
+        for first in (0..self.table.len() / sample * sample).step_by(sample).take(ROUNDS) {
+            let begun = Instant::now();
+            for chunk in first..first + sample {
+                let range = chunk * CHUNK_TOKENS..(chunk + 1) * CHUNK_TOKENS;
+                attend(&mut part, &q, &sees, &view, range, &mut scratch);
+                for (acc, part) in acc.chunks_exact_mut(len).zip(part.chunks_exact(len)) {
+                    fold(acc, part);
+                }
+            }
+            let ops = sample * CHUNK_TOKENS * heads * LATENT_OPS;
+            speeds.push(ops as f64 / begun.elapsed().as_secs_f64() / 1e9);
+        }
+        black_box(&acc);
+        speeds
+    }
+}
+
 fn prefill() {
     println!("\npartial attention, 512 query tokens x 3 heads, one thread: GFLOP/s median (best)");
     for (kv_type, depth) in [(KvType::F16, 512), (KvType::F16, 4096), (KvType::Q8_0, 4096)] {
@@ -216,13 +352,14 @@ fn prefill() {
             let start = Instant::now();
             pairs = 0;
             for first in (depth - tokens..depth).step_by(tile) {
-                let limits: Vec<u32> = (0..rows).map(|r| (first + r / group + 1) as u32).collect();
-                pairs += limits.iter().map(|limit| *limit as usize).sum::<usize>();
+                let sees: Vec<Sees> =
+                    (0..rows).map(|r| Sees::below((first + r / group + 1) as u32)).collect();
+                pairs += sees.iter().map(|sees| sees.to as usize).sum::<usize>();
                 acc.chunks_exact_mut(len).for_each(clear);
                 let end = first + tile;
                 for start in (0..end).step_by(CHUNK_TOKENS) {
                     let range = start..end.min(start + CHUNK_TOKENS);
-                    attend(&mut part, &q, &limits, &cache.view(0, 0), range, &mut scratch);
+                    attend(&mut part, &q, &sees, &cache.view(0, 0), range, &mut scratch);
                     for (acc, part) in acc.chunks_exact_mut(len).zip(part.chunks_exact(len)) {
                         fold(acc, part);
                     }

@@ -8,15 +8,17 @@
 //! prefill    work items (sequence, KV head, query rows);  each folds its chunks in order
 //! ```
 //!
-//! Both give the same bits: a row's result for a chunk depends on that row, its limit, and the
-//! chunk's tokens; not on the rows beside it, nor on the instruction set.
+//! Both give the same bits: a row's result for a chunk depends on that row, the tokens it sees, and
+//! the chunk's tokens; not on the rows beside it, nor on the instruction set.
 //!
-//! Order of sums: a score adds dimensions in order; the sum of a chunk's probabilities adds
-//! vectors in order in each of 16 lanes, then halves of the lanes; an output adds tokens in order. Scores
-//! are kept in base 2 inside a state ([`Lse`] is natural, always).
+//! Order of sums: a score adds dimensions in order (of a latent: in each of 16 lanes, then halves of
+//! the lanes); the sum of a chunk's probabilities adds vectors in order in each of 16 lanes, then
+//! halves of the lanes; an output adds tokens in order. Scores are kept in base 2 inside a state
+//! ([`Lse`] is natural, always).
 
 mod element;
 mod kernel;
+mod latent;
 
 use std::ops::Range;
 
@@ -35,8 +37,66 @@ const TILE_ROWS: usize = 4;
 /// Numbers in the state of one query row: an unnormalised output, padded to whole vectors; the
 /// largest score; the sum.
 #[must_use]
-pub const fn state_len(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(LANES) + 2
+pub const fn state_len(value_dim: usize) -> usize {
+    value_dim.next_multiple_of(LANES) + 2
+}
+
+/// The local tokens that a query row sees: `from..to`. None if `from` is not below `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sees {
+    /// The first: of a sliding window, mostly not 0.
+    pub from: u32,
+    /// One past the last.
+    pub to: u32,
+}
+
+impl Sees {
+    /// Every token below `to`: causal attention without a window.
+    #[must_use]
+    pub const fn below(to: u32) -> Sees {
+        Sees { from: 0, to }
+    }
+
+    /// Those that lie in a chunk, counted from its start.
+    fn within(self, chunk: &Range<usize>) -> Span {
+        let from = (self.from as usize).max(chunk.start);
+        let to = (self.to as usize).min(chunk.end);
+        if from < to { Span { from: from - chunk.start, to: to - chunk.start } } else { Span::NONE }
+    }
+}
+
+/// Tokens of a chunk: `from..to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    from: usize,
+    to: usize,
+}
+
+impl Span {
+    const NONE: Span = Span { from: 0, to: 0 };
+
+    fn is_empty(self) -> bool {
+        self.from >= self.to
+    }
+
+    fn range(self) -> Range<usize> {
+        self.from..self.to
+    }
+
+    /// The least run of tokens that has all of `spans`.
+    fn hull(spans: &[Span]) -> Span {
+        let seeing = || spans.iter().filter(|span| !span.is_empty());
+        let from = seeing().map(|span| span.from).min().unwrap_or(0);
+        Span { from, to: seeing().map(|span| span.to).max().unwrap_or(0) }
+    }
+
+    /// The tokens that are in each of `spans`; if there are none, an empty run that starts no
+    /// earlier than any of them.
+    fn common(spans: &[Span]) -> Span {
+        let from = spans.iter().map(|span| span.from).max().unwrap_or(0);
+        let to = spans.iter().map(|span| span.to).min().unwrap_or(0);
+        Span { from, to: to.max(from) }
+    }
 }
 
 /// What [`attend`] writes between its steps: one for each thread.
@@ -44,13 +104,17 @@ pub const fn state_len(head_dim: usize) -> usize {
 pub struct Scratch {
     /// Scores, then probabilities, of a tile of rows.
     scores: Box<[kernel::Row; TILE_ROWS]>,
+    latent: latent::Scratch,
 }
 
 impl Scratch {
     /// Room for heads of any size.
     #[must_use]
     pub fn new() -> Scratch {
-        Scratch { scores: Box::new([const { kernel::Row([0.0; CHUNK_TOKENS]) }; TILE_ROWS]) }
+        Scratch {
+            scores: Box::new([const { kernel::Row([0.0; CHUNK_TOKENS]) }; TILE_ROWS]),
+            latent: latent::Scratch::new(),
+        }
     }
 }
 
@@ -62,13 +126,13 @@ impl Default for Scratch {
 
 /// Attention of query rows over the local tokens `range` of a shard.
 ///
-/// Row `r` sees the tokens of `range` below `limits[r]`: `m = max s_t`, `l = Σ_t 2^(s_t − m)`,
+/// Row `r` sees the tokens of `range` in `sees[r]`: `m = max s_t`, `l = Σ_t 2^(s_t − m)`,
 /// `o[d] = Σ_t 2^(s_t − m)·v_t[d]` with `s_t = q_r·k_t·log2 e`. A row that sees none gets
-/// `o = 0`, `m = −∞`, `l = 0`. Bytes of tokens that no row sees are not used, whatever they are;
-/// nor, for any row, those at or past its own limit.
+/// `o = 0`, `m = −∞`, `l = 0`. Bytes of tokens that a row does not see never matter to it, whatever
+/// they are.
 ///
-/// Shapes: `state [rows, state_len(head_dim)]` is `o, m, l` of each row, overwritten;
-/// `q [rows, head_dim]`, already times `1/√head_dim`; `limits [rows]`.
+/// Shapes: `state [rows, state_len(value_dim)]` is `o, m, l` of each row, overwritten;
+/// `q [rows, head_dim]`, already times `1/√head_dim`, or what else scales scores; `sees [rows]`.
 ///
 /// # Panics
 /// When a length does not fit, `range` does not start at a chunk or leaves it, or the view's table
@@ -76,49 +140,56 @@ impl Default for Scratch {
 pub fn attend(
     state: &mut [f32],
     q: &[f32],
-    limits: &[u32],
+    sees: &[Sees],
     kv: &KvView<'_>,
     range: Range<usize>,
     scratch: &mut Scratch,
 ) {
-    attend_on(isa::cpu(), state, q, limits, kv, range, scratch);
+    attend_on(isa::cpu(), state, q, sees, kv, range, scratch);
 }
 
 /// [`attend`] in plain Rust, one lane after the other: what every instruction set agrees with.
 pub fn attend_reference(
     state: &mut [f32],
     q: &[f32],
-    limits: &[u32],
+    sees: &[Sees],
     kv: &KvView<'_>,
     range: Range<usize>,
     scratch: &mut Scratch,
 ) {
-    attend_on(Isa::Scalar, state, q, limits, kv, range, scratch);
+    attend_on(Isa::Scalar, state, q, sees, kv, range, scratch);
 }
 
 fn attend_on(
     isa: Isa,
     state: &mut [f32],
     q: &[f32],
-    limits: &[u32],
+    sees: &[Sees],
     kv: &KvView<'_>,
     range: Range<usize>,
     scratch: &mut Scratch,
 ) {
-    let head_dim = kv.shape.head_dim();
-    let rows = limits.len();
-    assert_eq!(state.len(), rows * state_len(head_dim), "attend: state of {rows} rows");
-    assert_eq!(q.len(), rows * head_dim, "attend: q of {rows} rows");
+    let rows = sees.len();
+    let len = state_len(kv.shape.value_dim());
+    assert_eq!(state.len(), rows * len, "attend: state of {rows} rows");
+    assert_eq!(q.len(), rows * kv.shape.head_dim(), "attend: q of {rows} rows");
     assert!(range.start.is_multiple_of(CHUNK_TOKENS), "attend: {range:?} starts inside a chunk");
     assert!(range.len() <= CHUNK_TOKENS, "attend: {range:?} is more than a chunk");
     assert!(range.end.div_ceil(PAGE_TOKENS) <= kv.table.len(), "attend: {range:?} past the table");
-    dispatch_on(isa, kernel::Attend { state, q, limits, kv, range, scratch });
+    if range.is_empty() {
+        state.chunks_exact_mut(len).for_each(clear);
+    } else if kv.shape.is_latent() {
+        let scratch = &mut scratch.latent;
+        dispatch_on(isa, latent::Attend { state, q, sees, kv, range, scratch });
+    } else {
+        dispatch_on(isa, kernel::Attend { state, q, sees, kv, range, scratch });
+    }
 }
 
 /// Adds the state of a later chunk to that of the chunks before it, for one row:
 /// `acc ← acc + part`, both rescaled to the larger maximum.
 ///
-/// Shapes: both `[state_len(head_dim)]`. To or from a row that saw no token, it copies or leaves.
+/// Shapes: both `[state_len(value_dim)]`. To or from a row that saw no token, it copies or leaves.
 ///
 /// # Panics
 /// When the lengths differ.
@@ -128,7 +199,7 @@ pub fn fold(acc: &mut [f32], part: &[f32]) {
     dispatch(kernel::Fold { acc, part });
 }
 
-/// Sets the state `[state_len(head_dim)]` of one row to that of no tokens: where a fold starts.
+/// Sets the state `[state_len(value_dim)]` of one row to that of no tokens: where a fold starts.
 pub fn clear(state: &mut [f32]) {
     let (o, sums) = state.split_last_chunk_mut().expect("a state is longer than two");
     o.fill(0.0);
@@ -137,8 +208,8 @@ pub fn clear(state: &mut [f32]) {
 
 /// Normalises one row's state: `out[d] = o[d]/l`, and the natural log of the sum over all tokens.
 ///
-/// A row that saw no token gives zeros and [`Lse::EMPTY`]. Shapes: `out [head_dim]`,
-/// `state [state_len(head_dim)]`.
+/// A row that saw no token gives zeros and [`Lse::EMPTY`]. Shapes: `out [value_dim]`,
+/// `state [state_len(value_dim)]`.
 ///
 /// # Panics
 /// When the lengths do not fit.
@@ -156,37 +227,72 @@ pub fn finish(out: &mut [f32], state: &[f32]) -> Lse {
     Lse::from_ln(ln as f32)
 }
 
-/// Merges per-shard attention of one head: `out[d] = Σ_s w_s·o[s][d]`, `w_s = e^(lse_s − lse)`,
-/// `lse = ln Σ_s e^lse_s`.
+/// [`finish`] of all tokens that there are, with an attention sink: one more logit of the softmax,
+/// in natural units, that has no value. It adds `e^sink` to the denominator and to the result;
+/// where shards are merged, that is for [`merge`] to do, once.
 ///
-/// Shapes: `out [head_dim]`, `o [shards, head_dim]`, `lse [shards]`. Sums in shard order. A shard
-/// that is [`Lse::EMPTY`] contributes nothing, whatever its `o` holds; all empty give zeros and
-/// `EMPTY`. Source: Helix, arXiv 2507.07120, section 2.
+/// A row that saw no token gives zeros and the sink. Source: gpt-oss, arXiv 2508.10925.
+///
+/// # Panics
+/// When the lengths do not fit.
+pub fn finish_with_sink(out: &mut [f32], state: &[f32], sink: Option<f32>) -> Lse {
+    let lse = finish(out, state);
+    let Some(sink) = sink else { return lse };
+    let (weight, lse) = join(lse, sink);
+    out.iter_mut().for_each(|out| *out = (f64::from(*out) * weight) as f32);
+    lse
+}
+
+/// The share that tokens keep beside a sink, and the log of both sums.
+fn join(lse: Lse, sink: f32) -> (f64, Lse) {
+    if lse.is_empty() {
+        return (0.0, Lse::from_ln(sink));
+    }
+    let over = f64::from(sink) - f64::from(lse.ln());
+    // `e^over` may be infinite: its reciprocal is zero then, as it should be.
+    let ln = f64::from(lse.ln()) + over.max(0.0) + (-over.abs()).exp().ln_1p();
+    (1.0 / (1.0 + over.exp()), Lse::from_ln(ln as f32))
+}
+
+/// Merges per-shard attention of one head: `out[d] = Σ_s w_s·o[s][d]`, `w_s = e^(lse_s − lse)`,
+/// `lse = ln (Σ_s e^lse_s + e^sink)`, without the last term where there is no sink.
+///
+/// Shapes: `out [value_dim]`, `o [shards, value_dim]`, `lse [shards]`. Sums in shard order. A shard
+/// that is [`Lse::EMPTY`] contributes nothing, whatever its `o` holds; all empty give zeros, and
+/// `EMPTY` or the sink. Sources: Helix, arXiv 2507.07120, section 2; gpt-oss, arXiv 2508.10925.
 ///
 /// # Panics
 /// When `o` is not `lse.len()` rows of `out.len()`.
-pub fn merge(out: &mut [f32], o: &[f32], lse: &[Lse]) -> Lse {
+pub fn merge(out: &mut [f32], o: &[f32], lse: &[Lse], sink: Option<f32>) -> Lse {
     assert_eq!(o.len(), out.len() * lse.len(), "merge: o of {} shards", lse.len());
-    merge_strided(out, o, out.len(), lse)
+    merge_strided(out, o, out.len(), lse, sink)
 }
 
-/// [`merge`] of rows that lie `stride` elements apart: shard `s` is `o[s·stride..][..head_dim]`.
+/// [`merge`] of rows that lie `stride` elements apart: shard `s` is `o[s·stride..][..value_dim]`.
 ///
 /// # Panics
 /// When `stride` is less than `out.len()`, or `o` ends before the last row.
-pub fn merge_strided(out: &mut [f32], o: &[f32], stride: usize, lse: &[Lse]) -> Lse {
-    let head_dim = out.len();
+pub fn merge_strided(
+    out: &mut [f32],
+    o: &[f32],
+    stride: usize,
+    lse: &[Lse],
+    sink: Option<f32>,
+) -> Lse {
+    let value_dim = out.len();
     out.fill(0.0);
+    let sink = sink.map_or(Lse::EMPTY, Lse::from_ln);
     if lse.iter().all(|lse| lse.is_empty()) {
-        return Lse::EMPTY;
+        return sink;
     }
-    let top = lse.iter().fold(f32::NEG_INFINITY, |top, lse| top.max(lse.ln()));
-    assert!(stride >= head_dim, "merge: rows of {head_dim} every {stride}");
+    let top = lse.iter().fold(sink.ln(), |top, lse| top.max(lse.ln()));
+    assert!(stride >= value_dim, "merge: rows of {value_dim} every {stride}");
     let weight = |lse: &Lse| (f64::from(lse.ln()) - f64::from(top)).exp();
-    let sum: f64 = lse.iter().map(weight).sum();
+    // Without a sink it adds an exact zero.
+    let sum = lse.iter().map(weight).sum::<f64>() + weight(&sink);
     for (shard, lse) in lse.iter().enumerate().filter(|(_, lse)| !lse.is_empty()) {
         let w = (weight(lse) / sum) as f32;
-        for (out, o) in out.iter_mut().zip(&o[shard * stride..][..head_dim]) {
+        for (out, o) in out.iter_mut().zip(&o[shard * stride..][..value_dim]) {
             *out += w * o;
         }
     }

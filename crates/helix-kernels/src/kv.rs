@@ -9,6 +9,9 @@
 //! dimensions of a token share a scale (binary16): a block's keys are groups of 32 dimensions,
 //! `[64 tokens]` scales before each; `[groups][256 tokens]` scales are before the values.
 //!
+//! A page of latents ([`PageShape::latent`]) has no separate keys: each token is one row as values
+//! are, whose first elements are the value and all of which are the key.
+//!
 //! Attention reads a page from its first byte to its last. That, and its size (64 KiB for 64
 //! dimensions in `f16`), is what a processor's prefetchers are good at: with pages of 16 tokens,
 //! all keys of a chunk read before its values, a core drew 14 GB/s from memory that gives it 35.
@@ -99,6 +102,10 @@ impl FromStr for KvType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageShape {
     head_dim: usize,
+    /// Elements of a value; of a latent, how many of the key's.
+    value_dim: usize,
+    /// Whether a token is stored once, and its value is the start of its key.
+    latent: bool,
     kv_type: KvType,
 }
 
@@ -110,13 +117,39 @@ impl PageShape {
     #[must_use]
     pub const fn new(head_dim: usize, kv_type: KvType) -> PageShape {
         assert!(head_dim >= 1 && head_dim <= MAX_HEAD_DIM, "head_dim must be 1..=1024");
-        PageShape { head_dim, kv_type }
+        PageShape { head_dim, value_dim: head_dim, latent: false, kv_type }
     }
 
-    /// Elements of a head.
+    /// Pages for latents of multi-head latent attention: keys of `key_dim` elements, whose first
+    /// `value_dim` are the value too. A token is stored once.
+    ///
+    /// Source: DeepSeek-V2, arXiv 2405.04434, section 2.1, with its projections absorbed.
+    ///
+    /// # Panics
+    /// When `key_dim` is zero or above [`MAX_HEAD_DIM`], or `value_dim` is zero or above `key_dim`.
+    #[must_use]
+    pub const fn latent(key_dim: usize, value_dim: usize, kv_type: KvType) -> PageShape {
+        assert!(key_dim >= 1 && key_dim <= MAX_HEAD_DIM, "key_dim must be 1..=1024");
+        assert!(value_dim >= 1 && value_dim <= key_dim, "value_dim must be 1..=key_dim");
+        PageShape { head_dim: key_dim, value_dim, latent: true, kv_type }
+    }
+
+    /// Elements of a head's key, and of a query.
     #[must_use]
     pub const fn head_dim(self) -> usize {
         self.head_dim
+    }
+
+    /// Elements of a value, and of an output.
+    #[must_use]
+    pub const fn value_dim(self) -> usize {
+        self.value_dim
+    }
+
+    /// Whether a token is stored once: [`append`] takes no value.
+    #[must_use]
+    pub const fn is_latent(self) -> bool {
+        self.latent
     }
 
     /// Element type.
@@ -131,13 +164,15 @@ impl PageShape {
         self.values() + PAGE_TOKENS * self.padded_dims() * self.kv_type.element_bytes()
     }
 
-    /// Bytes that attending to one token needs: its keys, values and scales, no padding.
+    /// Bytes that attending to one token needs: its keys, values and scales, no padding. A latent
+    /// counts once.
     #[must_use]
     pub const fn token_bytes(self) -> usize {
-        2 * (self.head_dim * self.kv_type.element_bytes() + 2 * self.groups())
+        let row = self.head_dim * self.kv_type.element_bytes() + 2 * self.groups();
+        if self.latent { row } else { 2 * row }
     }
 
-    /// Elements of a value row.
+    /// Elements of a value's row, or a latent's.
     pub(crate) const fn padded_dims(self) -> usize {
         self.head_dim.next_multiple_of(16)
     }
@@ -150,8 +185,11 @@ impl PageShape {
         }
     }
 
-    /// Bytes of the keys of [`BLOCK_TOKENS`] tokens, scales among them.
+    /// Bytes of the keys of [`BLOCK_TOKENS`] tokens, scales among them; none apart from latents.
     pub(crate) const fn key_block_bytes(self) -> usize {
+        if self.latent {
+            return 0;
+        }
         BLOCK_TOKENS * (self.head_dim * self.kv_type.element_bytes() + 2 * self.groups())
     }
 
@@ -190,7 +228,8 @@ impl<'a> KvView<'a> {
     }
 }
 
-/// Stores the key and value `[head_dim]` of the token in `slot` of a page.
+/// Stores the key and value `[head_dim]` of the token in `slot` of a page; where values are parts
+/// of keys ([`PageShape::latent`]), `v` is empty.
 ///
 /// # Panics
 /// When `slot` is [`PAGE_TOKENS`] or more, or a length does not fit `shape`.
@@ -198,7 +237,8 @@ pub fn append(page: &mut [u8], shape: PageShape, slot: usize, k: &[f32], v: &[f3
     assert_eq!(page.len(), shape.bytes(), "append: page bytes");
     assert!(slot < PAGE_TOKENS, "append: slot {slot} of {PAGE_TOKENS}");
     assert_eq!(k.len(), shape.head_dim, "append: elements of k");
-    assert_eq!(v.len(), shape.head_dim, "append: elements of v");
+    let value_dim = if shape.latent { 0 } else { shape.value_dim };
+    assert_eq!(v.len(), value_dim, "append: elements of v");
     match shape.kv_type {
         KvType::F32 => append_plain(page, shape, slot, k, v, f32::to_le_bytes),
         KvType::F16 => append_plain(page, shape, slot, k, v, f16_bytes),
@@ -223,22 +263,28 @@ fn append_plain<const N: usize>(
     v: &[f32],
     bytes: impl Fn(f32) -> [u8; N],
 ) {
-    let block = &mut page[slot / BLOCK_TOKENS * shape.key_block_bytes()..];
-    let (keys, _) = block.as_chunks_mut::<N>();
-    let column = keys[slot % BLOCK_TOKENS..].iter_mut().step_by(BLOCK_TOKENS);
-    for (key, &x) in column.zip(k) {
-        *key = bytes(x);
+    if !shape.latent {
+        let block = &mut page[slot / BLOCK_TOKENS * shape.key_block_bytes()..];
+        let (keys, _) = block.as_chunks_mut::<N>();
+        let column = keys[slot % BLOCK_TOKENS..].iter_mut().step_by(BLOCK_TOKENS);
+        for (key, &x) in column.zip(k) {
+            *key = bytes(x);
+        }
     }
+    let x = if shape.latent { k } else { v };
     let (values, _) = page[shape.values()..].as_chunks_mut::<N>();
     let row = &mut values[slot * shape.padded_dims()..][..shape.padded_dims()];
-    let (row, padding) = row.split_at_mut(v.len());
-    for (value, &x) in row.iter_mut().zip(v) {
+    let (row, padding) = row.split_at_mut(x.len());
+    for (value, &x) in row.iter_mut().zip(x) {
         *value = bytes(x);
     }
     padding.fill([0; N]);
 }
 
 fn append_q8_0(page: &mut [u8], shape: PageShape, slot: usize, k: &[f32], v: &[f32]) {
+    if shape.latent {
+        return append_q8_0_row(page, shape, slot, k);
+    }
     let block = &mut page[slot / BLOCK_TOKENS * shape.key_block_bytes()..];
     let groups = block.chunks_mut(BLOCK_TOKENS * (2 + SCALE_DIMS));
     for (x, group) in k.chunks(SCALE_DIMS).zip(groups) {
@@ -250,11 +296,16 @@ fn append_q8_0(page: &mut [u8], shape: PageShape, slot: usize, k: &[f32], v: &[f
             *key = quantise(x, scale);
         }
     }
+    append_q8_0_row(page, shape, slot, v);
+}
+
+/// A value, or a latent.
+fn append_q8_0_row(page: &mut [u8], shape: PageShape, slot: usize, x: &[f32]) {
     let (scales, values) = page.split_at_mut(shape.values());
     let (scales, _) = scales[shape.value_scales()..].as_chunks_mut();
     let row = &mut values[slot * shape.padded_dims()..][..shape.padded_dims()];
-    row[v.len()..].fill(0);
-    for (group, (x, row)) in v.chunks(SCALE_DIMS).zip(row.chunks_mut(SCALE_DIMS)).enumerate() {
+    row[x.len()..].fill(0);
+    for (group, (x, row)) in x.chunks(SCALE_DIMS).zip(row.chunks_mut(SCALE_DIMS)).enumerate() {
         let scale = scale_of(x);
         scales[group * PAGE_TOKENS + slot] = scale.to_le_bytes();
         for (value, &x) in row.iter_mut().zip(x) {

@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use crate::arch::lanes::spin_multiply_adds;
 use crate::arch::matmul::spin_dots;
 use crate::arch::memory::{Buffer, read};
 
@@ -48,11 +49,22 @@ pub fn read_bandwidth(threads: usize, bytes: usize, seconds: f64) -> f64 {
 /// Operations per second (a multiply and an add are two) of int8 dot products on one thread, from
 /// registers: the roof of a product with quantised weights and many tokens.
 pub fn integer_peak(seconds: f64) -> f64 {
+    peak(seconds, spin_dots)
+}
+
+/// Operations per second (a multiply and an add are two) of `f32` multiply-adds on one thread,
+/// from registers: the roof of attention with many query rows.
+pub fn float_peak(seconds: f64) -> f64 {
+    peak(seconds, spin_multiply_adds)
+}
+
+/// The best of short runs, so that an interruption does not count.
+fn peak(seconds: f64, spin: fn(usize) -> usize) -> f64 {
     let end = Instant::now() + Duration::from_secs_f64(seconds);
     let mut best = 0f64;
     while best == 0.0 || Instant::now() < end {
         let begun = Instant::now();
-        let ops = spin_dots(black_box(10_000));
+        let ops = spin(black_box(10_000));
         best = best.max(ops as f64 / begun.elapsed().as_secs_f64());
     }
     best

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::element::{BF16, Element, F16, F32, Q8_0};
-use super::{CHUNK_TOKENS, Scratch, TILE_ROWS, state_len};
+use super::{CHUNK_TOKENS, Scratch, Sees, Span, TILE_ROWS, state_len};
 use crate::arch::lanes::{Kernel, LANES, Lanes, exp2_falling};
 use crate::kv::{BLOCK_TOKENS, KvType, KvView, PAGE_TOKENS, PageShape, SCALE_DIMS};
 
@@ -29,7 +29,7 @@ const AHEAD: usize = 8192;
 pub(super) struct Attend<'a> {
     pub state: &'a mut [f32],
     pub q: &'a [f32],
-    pub limits: &'a [u32],
+    pub sees: &'a [Sees],
     pub kv: &'a KvView<'a>,
     pub range: Range<usize>,
     pub scratch: &'a mut Scratch,
@@ -53,10 +53,6 @@ impl Attend<'_> {
     /// Cuts the rows in tiles that fit the registers: as even a cut as the tiles allow.
     #[inline(always)]
     fn tiles<S: Lanes, E: Element>(self, s: S) {
-        if self.range.is_empty() {
-            self.state.chunks_exact_mut(state_len(self.kv.shape.head_dim())).for_each(super::clear);
-            return;
-        }
         let head_dim = self.kv.shape.head_dim();
         let len = state_len(head_dim);
         let index = self.range.start / PAGE_TOKENS;
@@ -66,13 +62,13 @@ impl Attend<'_> {
             next: self.kv.page((index + 1).min(self.kv.table.len() - 1)),
         };
         let mut row = 0;
-        while row < self.limits.len() {
-            let left = self.limits.len() - row;
+        while row < self.sees.len() {
+            let left = self.sees.len() - row;
             let rows = if left > S::ROWS && left < 2 * S::ROWS { left.div_ceil(2) } else { left };
             let rows = rows.min(S::ROWS);
-            let mut seen = [0; TILE_ROWS];
-            for (seen, limit) in seen.iter_mut().zip(&self.limits[row..row + rows]) {
-                *seen = (*limit as usize).min(self.range.end).saturating_sub(self.range.start);
+            let mut seen = [Span::NONE; TILE_ROWS];
+            for (seen, sees) in seen.iter_mut().zip(&self.sees[row..row + rows]) {
+                *seen = sees.within(&self.range);
             }
             let tile = Tile {
                 page,
@@ -110,8 +106,8 @@ impl Page<'_> {
 /// Some query rows against one chunk.
 struct Tile<'a> {
     page: Page<'a>,
-    /// How many of the chunk's tokens each row sees.
-    seen: &'a [usize],
+    /// The chunk's tokens that each row sees.
+    seen: &'a [Span],
     q: &'a [f32],
     scores: &'a mut [Row],
     states: &'a mut [f32],
@@ -120,20 +116,25 @@ struct Tile<'a> {
 impl Tile<'_> {
     #[inline(always)]
     fn attend<S: Lanes, E: Element>(mut self, s: S) {
-        let most = self.seen.iter().copied().max().unwrap_or(0);
-        let least = self.seen.iter().copied().min().unwrap_or(0);
-        self.score::<S, E>(s, most.div_ceil(LANES));
+        let (hull, common) = (Span::hull(self.seen), Span::common(self.seen));
+        self.score::<S, E>(s, hull.from / LANES..hull.to.div_ceil(LANES));
         self.normalise(s);
-        // Together as far as all rows see; then each by itself, so that none reads past its limit.
-        self.weigh::<S, E>(s, 0..self.seen.len(), 0..least);
+        // Together what all rows see; before and after it each by itself, so that none reads what
+        // it doesn't see.
         for row in 0..self.seen.len() {
-            self.weigh::<S, E>(s, row..row + 1, least..self.seen[row]);
+            let Span { from, to } = self.seen[row];
+            self.weigh::<S, E>(s, row..row + 1, from..to.min(common.from));
+        }
+        self.weigh::<S, E>(s, 0..self.seen.len(), common.range());
+        for row in 0..self.seen.len() {
+            let Span { from, to } = self.seen[row];
+            self.weigh::<S, E>(s, row..row + 1, from.max(common.to)..to);
         }
     }
 
-    /// Scores against the chunk's first tokens, 16 in each of `vectors`.
+    /// Scores against the chunk's tokens, 16 in each of `vectors`, and a few before them.
     #[inline(always)]
-    fn score<S: Lanes, E: Element>(&mut self, s: S, vectors: usize) {
+    fn score<S: Lanes, E: Element>(&mut self, s: S, vectors: Range<usize>) {
         match (S::ROWS, self.seen.len()) {
             (1, _) => self.score_blocks::<S, E, 1, 1>(s, vectors),
             (_, 1) => self.score_blocks::<S, E, 1, 4>(s, vectors),
@@ -149,13 +150,14 @@ impl Tile<'_> {
     fn score_blocks<S: Lanes, E: Element, const R: usize, const P: usize>(
         &mut self,
         s: S,
-        vectors: usize,
+        vectors: Range<usize>,
     ) {
-        let mut vector = 0;
-        while vector < vectors {
+        // Tiles do not cross blocks.
+        let mut vector = vectors.start / P * P;
+        while vector < vectors.end {
             let (page, q, scores) = (self.page, self.q, &mut *self.scores);
             let element = PhantomData;
-            if vector + P <= vectors {
+            if vector + P <= vectors.end {
                 s.run(Score::<E, R, P> { page, q, scores, vector, element });
                 vector += P;
             } else {
@@ -415,40 +417,42 @@ impl<E: Element, const R: usize, const N: usize> Weigh<'_, E, R, N> {
     }
 }
 
-/// The largest of the first `seen` scores of a row, in base 2; −∞ of none.
+/// Vector `i` of a row, with `other` in place of what lies outside `span`.
 #[inline(always)]
-fn largest<S: Lanes>(s: S, scores: &Row, seen: usize) -> f32 {
-    let (whole, tail) = (seen / LANES, seen % LANES);
+fn within<S: Lanes>(s: S, x: S::F, i: usize, span: Span, other: f32) -> S::F {
+    let (start, mut x) = (i * LANES, x);
+    if start < span.from {
+        x = s.first(span.from - start, s.splat(other), x);
+    }
+    if start + LANES > span.to {
+        x = s.first(span.to - start, x, s.splat(other));
+    }
+    x
+}
+
+/// The largest score of a row in `span`, in base 2; −∞ of none.
+#[inline(always)]
+pub(super) fn largest<S: Lanes>(s: S, scores: &Row, span: Span) -> f32 {
     let (scores, _) = scores.0.as_chunks();
     let mut top = s.splat(f32::NEG_INFINITY);
-    for x in &scores[..whole] {
-        top = s.max(s.load(x), top);
-    }
-    if tail > 0 {
-        let x = s.first(tail, s.load(&scores[whole]), s.splat(f32::NEG_INFINITY));
+    for i in span.from / LANES..span.to.div_ceil(LANES) {
+        let x = within(s, s.load(&scores[i]), i, span, f32::NEG_INFINITY);
         top = s.max(x, top);
     }
     // Adding zero leaves one zero of the two.
     s.largest(top) * std::f32::consts::LOG2_E + 0.0
 }
 
-/// Turns the first `seen` scores of a row to probabilities `2^(s − top)`, and gives their sum.
+/// Turns the scores of a row in `span` to probabilities `2^(s − top)`, and gives their sum.
 #[inline(always)]
-fn probabilities<S: Lanes>(s: S, scores: &mut Row, seen: usize, top: f32) -> f32 {
-    let (whole, tail) = (seen / LANES, seen % LANES);
+pub(super) fn probabilities<S: Lanes>(s: S, scores: &mut Row, span: Span, top: f32) -> f32 {
     let (scores, _) = scores.0.as_chunks_mut();
     let base = s.splat(if top == f32::NEG_INFINITY { 0.0 } else { -top });
     let mut sum = s.splat(0.0);
-    for x in &mut scores[..whole] {
-        let p = exp2_falling(s, s.fma(s.load(x), s.splat(std::f32::consts::LOG2_E), base));
-        s.store(p, x);
-        sum = s.add(sum, p);
-    }
-    if tail > 0 {
-        let x = &mut scores[whole];
-        let p = exp2_falling(s, s.fma(s.load(x), s.splat(std::f32::consts::LOG2_E), base));
-        let p = s.first(tail, p, s.splat(0.0));
-        s.store(p, x);
+    for i in span.from / LANES..span.to.div_ceil(LANES) {
+        let x = s.fma(s.load(&scores[i]), s.splat(std::f32::consts::LOG2_E), base);
+        let p = within(s, exp2_falling(s, x), i, span, 0.0);
+        s.store(p, &mut scores[i]);
         sum = s.add(sum, p);
     }
     s.sum(sum)

@@ -52,10 +52,16 @@ impl Sequence {
             v: Vec::new(),
         };
         for _ in 0..tokens {
-            let (k, v) = (random.numbers(shape.head_dim()), random.numbers(shape.head_dim()));
+            let (k, v) = sequence.token(random);
             sequence.push(&k, &v);
         }
         sequence
+    }
+
+    /// A key, and the value that goes with it: none beside a latent.
+    fn token(&self, random: &mut Random) -> (Vec<f32>, Vec<f32>) {
+        let value = if self.shape.is_latent() { 0 } else { self.shape.value_dim() };
+        (random.numbers(self.shape.head_dim()), random.numbers(value))
     }
 
     fn push(&mut self, k: &[f32], v: &[f32]) {
@@ -64,15 +70,16 @@ impl Sequence {
         let start = self.table[token / PAGE_TOKENS] as usize * bytes;
         let page = &mut self.pages[start..start + bytes];
         append(page, self.shape, token % PAGE_TOKENS, k, v);
+        let v = if self.shape.is_latent() { k } else { v };
         self.k.push(stored(k, self.shape.kv_type()));
-        self.v.push(stored(v, self.shape.kv_type()));
+        self.v.push(stored(v, self.shape.kv_type())[..self.shape.value_dim()].to_vec());
     }
 
     fn view(&self) -> KvView<'_> {
         KvView { pages: &self.pages, table: &self.table, shape: self.shape }
     }
 
-    /// Dense attention in f64 of the tokens below `limit`, and its log-sum-exp.
+    /// Dense attention in f64 of `tokens`, and its log-sum-exp.
     fn dense(&self, q: &[f32], tokens: Range<usize>) -> (Vec<f64>, f64) {
         let dot = |k: &[f32]| -> f64 {
             q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum()
@@ -80,7 +87,7 @@ impl Sequence {
         let scores: Vec<f64> = tokens.clone().map(|t| dot(&self.k[t])).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
-        let mut out = vec![0.0; self.shape.head_dim()];
+        let mut out = vec![0.0; self.shape.value_dim()];
         for (s, t) in scores.iter().zip(tokens) {
             for (out, v) in out.iter_mut().zip(&self.v[t]) {
                 *out += (s - top).exp() / sum * f64::from(*v);
@@ -90,17 +97,17 @@ impl Sequence {
     }
 
     /// Every chunk folded in order, for all rows at once, on one instruction set.
-    fn attend(&self, isa: Isa, q: &[f32], limits: &[u32]) -> Vec<f32> {
-        let len = state_len(self.shape.head_dim());
+    fn attend(&self, isa: Isa, q: &[f32], sees: &[Sees]) -> Vec<f32> {
+        let len = state_len(self.shape.value_dim());
         let mut scratch = Scratch::new();
-        let mut states = vec![f32::NAN; limits.len() * len];
+        let mut states = vec![f32::NAN; sees.len() * len];
         states.chunks_exact_mut(len).for_each(clear);
-        let mut part = vec![f32::NAN; limits.len() * len];
+        let mut part = vec![f32::NAN; sees.len() * len];
         let tokens = self.k.len();
         for start in (0..tokens.max(1)).step_by(CHUNK_TOKENS) {
             let range = start..tokens.min(start + CHUNK_TOKENS);
             part.fill(f32::NAN);
-            attend_on(isa, &mut part, q, limits, &self.view(), range, &mut scratch);
+            attend_on(isa, &mut part, q, sees, &self.view(), range, &mut scratch);
             for (state, part) in states.chunks_exact_mut(len).zip(part.chunks_exact(len)) {
                 dispatch_on(isa, kernel::Fold { acc: state, part });
             }
@@ -132,11 +139,37 @@ fn bits(x: &[f32]) -> Vec<u32> {
 const TOKENS: [usize; 13] = [0, 1, 7, 8, 9, 15, 16, 17, 63, 255, 256, 257, 700];
 const HEAD_DIMS: [usize; 10] = [1, 8, 16, 33, 40, 64, 80, 96, 128, 256];
 
-/// Rows of one case: limits that fall before, inside and behind the tokens.
-fn limits(random: &mut Random, rows: usize, tokens: usize) -> Vec<u32> {
-    let mut limits: Vec<u32> = (0..rows).map(|_| random.below(tokens + 2) as u32).collect();
-    limits[0] = tokens as u32;
-    limits
+/// Key and value dimensions of latents: one line of a panel and parts of it, several, DeepSeek's.
+const LATENTS: [(usize, usize); 7] =
+    [(1, 1), (24, 16), (40, 33), (64, 64), (96, 64), (160, 128), (576, 512)];
+
+/// What rows of one case see: from and to before, inside and behind the tokens, or nothing; a run
+/// of rows that see the same, as the heads of one token do; and one row that sees everything.
+fn sees(random: &mut Random, rows: usize, tokens: usize) -> Vec<Sees> {
+    let (mut sees, mut same) = (vec![Sees::below(tokens as u32)], 0);
+    while sees.len() < rows {
+        if same == 0 {
+            let to = random.below(tokens + 2) as u32;
+            let from = if random.below(2) == 0 { 0 } else { random.below(tokens + 2) as u32 };
+            (same, sees) = (1 + random.below(6), [sees, vec![Sees { from, to }]].concat());
+        } else {
+            sees.push(sees[sees.len() - 1]);
+        }
+        same -= 1;
+    }
+    sees
+}
+
+/// The tokens of a sequence that a row sees.
+fn seen(sees: Sees, tokens: usize) -> Range<usize> {
+    let range = sees.from as usize..tokens.min(sees.to as usize);
+    if range.is_empty() { 0..0 } else { range }
+}
+
+/// Queries of rows, scaled.
+fn queries(random: &mut Random, rows: usize, dim: usize) -> Vec<f32> {
+    let scale = 1.0 / (dim as f32).sqrt();
+    random.numbers(rows * dim).iter().map(|q| q * scale).collect()
 }
 
 #[test]
@@ -148,31 +181,46 @@ fn agrees_with_dense_attention_and_bit_for_bit_with_the_reference() {
                 let rows = 1 + random.below(9);
                 let shape = PageShape::new(head_dim, kv_type);
                 let sequence = Sequence::new(&mut random, shape, tokens);
-                let mut q = random.numbers(rows * head_dim);
-                q.iter_mut().for_each(|q| *q /= (head_dim as f32).sqrt());
-                let limits = limits(&mut random, rows, tokens);
-                check(&sequence, &q, &limits);
+                let q = queries(&mut random, rows, head_dim);
+                check(&sequence, &q, &sees(&mut random, rows, tokens));
             }
         }
     }
 }
 
-fn check(sequence: &Sequence, q: &[f32], limits: &[u32]) {
-    let head_dim = sequence.shape.head_dim();
+#[test]
+fn latents_agree_with_dense_attention_and_bit_for_bit_with_the_reference() {
+    let mut random = Random(11);
+    for kv_type in KvType::ALL {
+        for (key, value) in LATENTS {
+            for tokens in if key < 576 { &TOKENS[..] } else { &[17, 300] } {
+                let rows = 1 + random.below(20);
+                let shape = PageShape::latent(key, value, kv_type);
+                let sequence = Sequence::new(&mut random, shape, *tokens);
+                let q = queries(&mut random, rows, key);
+                check(&sequence, &q, &sees(&mut random, rows, *tokens));
+            }
+        }
+    }
+}
+
+fn check(sequence: &Sequence, q: &[f32], sees: &[Sees]) {
+    let shape = sequence.shape;
     let tokens = sequence.k.len();
-    let name = format!("{:?}, {tokens} tokens, limits {limits:?}", sequence.shape);
-    let expected = sequence.attend(Isa::Scalar, q, limits);
+    let name = format!("{shape:?}, {tokens} tokens, {sees:?}");
+    let expected = sequence.attend(Isa::Scalar, q, sees);
     for isa in Isa::available() {
-        let got = sequence.attend(isa, q, limits);
+        let got = sequence.attend(isa, q, sees);
         assert!(bits(&got) == bits(&expected), "{isa} differs: {name}");
     }
-    let states = expected.chunks_exact(state_len(head_dim));
-    for ((state, q), limit) in states.zip(q.chunks_exact(head_dim)).zip(limits) {
-        let mut out = vec![f32::NAN; head_dim];
+    let states = expected.chunks_exact(state_len(shape.value_dim()));
+    for ((state, q), sees) in states.zip(q.chunks_exact(shape.head_dim())).zip(sees) {
+        let mut out = vec![f32::NAN; shape.value_dim()];
         let lse = finish(&mut out, state);
-        let (dense, dense_lse) = sequence.dense(q, 0..tokens.min(*limit as usize));
-        if lse.is_empty() || *limit == 0 || tokens == 0 {
-            assert!(lse.is_empty() && (*limit == 0 || tokens == 0), "{name}");
+        let seen = seen(*sees, tokens);
+        let (dense, dense_lse) = sequence.dense(q, seen.clone());
+        if lse.is_empty() || seen.is_empty() {
+            assert!(lse.is_empty() && seen.is_empty(), "{name}");
             assert!(out.iter().all(|x| *x == 0.0), "{name}: {out:?}");
             continue;
         }
@@ -189,19 +237,21 @@ fn check(sequence: &Sequence, q: &[f32], limits: &[u32]) {
 fn a_row_has_the_same_bits_in_any_company() {
     let mut random = Random(2);
     for kv_type in KvType::ALL {
-        for (head_dim, tokens) in [(64, 300), (80, 41), (96, 256)] {
-            let shape = PageShape::new(head_dim, kv_type);
+        let heads = [64, 80, 96].map(|head_dim| PageShape::new(head_dim, kv_type));
+        let latents = [(80, 64), (40, 24)].map(|(k, v)| PageShape::latent(k, v, kv_type));
+        for (shape, tokens) in heads.into_iter().chain(latents).zip([300, 41, 256, 300, 41]) {
+            let head_dim = shape.head_dim();
             let sequence = Sequence::new(&mut random, shape, tokens);
             let q = random.numbers(17 * head_dim);
-            let limits = limits(&mut random, 17, tokens);
+            let sees = sees(&mut random, 17, tokens);
             for isa in Isa::available() {
                 let alone: Vec<u32> = q
                     .chunks_exact(head_dim)
-                    .zip(&limits)
-                    .flat_map(|(q, limit)| bits(&sequence.attend(isa, q, &[*limit])))
+                    .zip(&sees)
+                    .flat_map(|(q, sees)| bits(&sequence.attend(isa, q, &[*sees])))
                     .collect();
                 for rows in 1..=17 {
-                    let got = sequence.attend(isa, &q[..rows * head_dim], &limits[..rows]);
+                    let got = sequence.attend(isa, &q[..rows * head_dim], &sees[..rows]);
                     assert!(bits(&got) == alone[..got.len()], "{isa} {shape:?}, {rows} rows");
                 }
             }
@@ -209,35 +259,68 @@ fn a_row_has_the_same_bits_in_any_company() {
     }
 }
 
-/// A limit inside a chunk is as if the sequence ended there, whatever lies behind it.
+/// Where a row's range starts and ends inside a chunk is as if the sequence did, whatever lies
+/// before and behind it, and whoever sees that.
 #[test]
-fn nothing_past_a_limit_leaks() {
+fn nothing_outside_a_range_leaks() {
     let mut random = Random(3);
     for kv_type in KvType::ALL {
-        let shape = PageShape::new(64, kv_type);
-        for seen in [1, 5, 16, 31, 200, 256, 290] {
-            let short = Sequence::new(&mut random, shape, seen);
-            let mut long = Sequence::new(&mut random, shape, 320);
-            long.k.clear();
-            long.v.clear();
-            long.pages.fill(0xff);
-            for (k, v) in short.k.iter().zip(&short.v) {
-                long.push(k, v);
+        for shape in [PageShape::new(64, kv_type), PageShape::latent(80, 64, kv_type)] {
+            for range in [0..1, 0..5, 3..5, 15..17, 0..31, 200..256, 7..256, 100..290, 257..290] {
+                poisoned_around(&mut random, shape, range);
             }
-            let q = random.numbers(5 * 64);
-            let expected = long.attend(Isa::Scalar, &q, &[seen as u32; 5]);
-            assert!(expected.iter().all(|x| x.is_finite()), "{shape:?}, {seen} tokens");
-            for _ in seen..320 {
-                let (k, v) = (random.numbers(64), random.numbers(64));
-                long.push(&k, &v);
-            }
-            for isa in Isa::available() {
-                // Row 2 sees all of it, and changes nothing for those beside it.
-                let s = seen as u32;
-                let got = long.attend(isa, &q, &[s, s, 320, s, s]);
-                let rows = |x: &[f32]| [bits(&x[..2 * 66]), bits(&x[3 * 66..])].concat();
-                assert!(rows(&got) == rows(&expected), "{isa} {shape:?}, {seen} tokens");
-            }
+        }
+    }
+}
+
+fn poisoned_around(random: &mut Random, shape: PageShape, range: Range<usize>) {
+    let mut sequence = Sequence::new(random, shape, 320);
+    let q = random.numbers(12 * shape.head_dim());
+    let name = format!("{shape:?}, {range:?}");
+    let own = Sees { from: range.start as u32, to: range.end as u32 };
+    let expected = sequence.attend(Isa::Scalar, &q, &[own; 12]);
+    assert!(expected.iter().all(|x| x.is_finite()), "{name}");
+    // As it was before it was written: NaN, in every type.
+    let written = sequence.pages.clone();
+    sequence.pages.fill(0xff);
+    let mut fresh = Sequence { pages: sequence.pages, k: Vec::new(), v: Vec::new(), ..sequence };
+    for token in 0..320 {
+        if range.contains(&token) {
+            copy_token(&mut fresh, &written, token);
+        }
+        fresh.k.push(Vec::new());
+    }
+    let len = state_len(shape.value_dim());
+    for isa in Isa::available() {
+        let got = fresh.attend(isa, &q, &[own; 12]);
+        assert!(bits(&got) == bits(&expected), "{isa} {name}");
+        // Rows 2 and 7 see the poison, and change nothing for those beside them.
+        let mut sees = [own; 12];
+        (sees[2], sees[7]) = (Sees::below(320), Sees { from: 0, to: own.to });
+        let got = fresh.attend(isa, &q, &sees);
+        for row in (0..12).filter(|row| ![2, 7].contains(row)) {
+            let part = row * len..(row + 1) * len;
+            assert!(bits(&got[part.clone()]) == bits(&expected[part]), "{isa} {name}, row {row}");
+        }
+        let nan = |row: usize| got[row * len..][..shape.value_dim()].iter().all(|x| x.is_nan());
+        assert!(nan(2), "{isa} {name}");
+    }
+}
+
+/// Copies what pages keep of one token, and nothing else.
+fn copy_token(to: &mut Sequence, from: &[u8], token: usize) {
+    let (shape, bytes) = (to.shape, to.shape.bytes());
+    let start = to.table[token / PAGE_TOKENS] as usize * bytes;
+    let slot = token % PAGE_TOKENS;
+    // Which bytes those are: the ones that writing the token to two different pages makes equal.
+    let (k, v) = to.token(&mut Random(9));
+    let (mut zeros, mut ones) = (vec![0; bytes], vec![0xff; bytes]);
+    append(&mut zeros, shape, slot, &k, &v);
+    append(&mut ones, shape, slot, &k, &v);
+    let page = to.pages[start..start + bytes].iter_mut().zip(&from[start..start + bytes]);
+    for ((to, from), (zero, one)) in page.zip(zeros.iter().zip(&ones)) {
+        if zero == one {
+            *to = *from;
         }
     }
 }
@@ -246,14 +329,15 @@ fn nothing_past_a_limit_leaks() {
 #[test]
 fn a_nan_that_is_seen_shows() {
     let mut random = Random(4);
-    let shape = PageShape::new(64, KvType::F32);
-    let mut sequence = Sequence::new(&mut random, shape, 40);
-    let q = random.numbers(64);
-    sequence.pages.fill(0xff);
-    for isa in Isa::available() {
-        let mut out = [0.0; 64];
-        let lse = finish(&mut out, &sequence.attend(isa, &q, &[40]));
-        assert!(lse.ln().is_nan() && out.iter().all(|x| x.is_nan()), "{isa}: {lse:?} {out:?}");
+    for shape in [PageShape::new(64, KvType::F32), PageShape::latent(64, 48, KvType::F32)] {
+        let mut sequence = Sequence::new(&mut random, shape, 40);
+        let q = random.numbers(64);
+        sequence.pages.fill(0xff);
+        for isa in Isa::available() {
+            let mut out = vec![0.0; shape.value_dim()];
+            let lse = finish(&mut out, &sequence.attend(isa, &q, &[Sees::below(40)]));
+            assert!(lse.ln().is_nan() && out.iter().all(|x| x.is_nan()), "{isa}: {lse:?} {out:?}");
+        }
     }
 }
 
@@ -269,7 +353,7 @@ fn extreme_scores_stay_finite() {
     }
     let q = [1e3; 16];
     let mut out = [0.0; 16];
-    let lse = finish(&mut out, &sequence.attend(Isa::Scalar, &q, &[20]));
+    let lse = finish(&mut out, &sequence.attend(Isa::Scalar, &q, &[Sees::below(20)]));
     assert!((lse.ln() - 1.6e8).abs() < 100.0, "{lse:?}");
     assert!(out.iter().all(|x| (x - 9.0).abs() < 1e-5), "{out:?}");
 }
@@ -294,7 +378,7 @@ fn shards_merge_to_the_whole() {
             }
         }
         let mut out = vec![f32::NAN; head_dim];
-        let merged = merge(&mut out, &o, &lse);
+        let merged = merge(&mut out, &o, &lse, None);
         let (dense, ln) = sequence.dense(&q, cuts[0]..cuts[shards]);
         assert!(
             (f64::from(merged.ln()) - ln).abs() < 1e-6 * (1.0 + ln.abs()),
@@ -309,12 +393,78 @@ fn shards_merge_to_the_whole() {
 #[test]
 fn merging_nothing_gives_nothing() {
     let mut out = [f32::NAN; 3];
-    assert_eq!(merge(&mut out, &[f32::NAN; 6], &[Lse::EMPTY; 2]), Lse::EMPTY);
+    assert_eq!(merge(&mut out, &[f32::NAN; 6], &[Lse::EMPTY; 2], None), Lse::EMPTY);
     assert_eq!(out, [0.0; 3]);
-    assert_eq!(merge(&mut out, &[], &[]), Lse::EMPTY);
+    assert_eq!(merge(&mut out, &[], &[], None), Lse::EMPTY);
     // One shard passes unchanged, out of rows that lie apart.
     let lse = [Lse::EMPTY, Lse::from_ln(2.5)];
-    let merged = merge_strided(&mut out, &[9.0, 9.0, 9.0, 9.0, 1.0, -2.0, 3.0], 4, &lse);
+    let merged = merge_strided(&mut out, &[9.0, 9.0, 9.0, 9.0, 1.0, -2.0, 3.0], 4, &lse, None);
     assert_eq!((merged, out), (lse[1], [1.0, -2.0, 3.0]));
-    assert!(merge(&mut out, &[0.0; 3], &[Lse::from_ln(f32::NAN)]).ln().is_nan());
+    assert!(merge(&mut out, &[0.0; 3], &[Lse::from_ln(f32::NAN)], None).ln().is_nan());
+}
+
+/// A sink is a token whose score is the sink, whatever the query, and whose value is zero.
+#[test]
+fn a_sink_counts_once_on_one_shard_or_many() {
+    let mut random = Random(7);
+    let shape = PageShape::new(16, KvType::F32);
+    let sequence = Sequence::new(&mut random, shape, 300);
+    let q = random.numbers(16);
+    let (dense, ln) = sequence.dense(&q, 0..300);
+    // The whole, and cut in three by pretending that rows see thirds.
+    let cuts = [0, 70, 256, 300];
+    let parts: Vec<Sees> = cuts.windows(2).map(|c| Sees { from: c[0], to: c[1] }).collect();
+    let states = sequence.attend(Isa::Scalar, &q.repeat(3), &parts);
+    let (mut o, mut lse) = (vec![0.0; 48], Vec::new());
+    for (o, state) in o.chunks_mut(16).zip(states.chunks(state_len(16))) {
+        lse.push(finish(o, state));
+    }
+    let state = sequence.attend(Isa::Scalar, &q, &[Sees::below(300)]);
+    for sink in [-300.0, -3.0, 0.5, ln as f32, 40.0, 300.0] {
+        let top = ln.max(f64::from(sink));
+        let with_sink = top + ((ln - top).exp() + (f64::from(sink) - top).exp()).ln();
+        let share = (ln - with_sink).exp();
+        let mut outs = [[f32::NAN; 16]; 2];
+        let lses = [
+            finish_with_sink(&mut outs[0], &state, Some(sink)),
+            merge(&mut outs[1], &o, &lse, Some(sink)),
+        ];
+        for (out, lse) in outs.iter().zip(lses) {
+            let error = (f64::from(lse.ln()) - with_sink).abs();
+            assert!(error < 1e-6 * (1.0 + with_sink.abs()), "{sink}: {lse:?}, not {with_sink}");
+            for (x, y) in out.iter().zip(&dense) {
+                assert!((f64::from(*x) - y * share).abs() < 1e-6, "{sink}: {x}, not {}", y * share);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_sink_and_a_sink_of_nothing_change_no_bit() {
+    let mut random = Random(8);
+    let sequence = Sequence::new(&mut random, PageShape::new(33, KvType::F16), 90);
+    let state = sequence.attend(Isa::Scalar, &random.numbers(33), &[Sees::below(90)]);
+    let mut plain = [0.0; 33];
+    let lse = finish(&mut plain, &state);
+    for sink in [None, Some(f32::NEG_INFINITY)] {
+        let mut out = [f32::NAN; 33];
+        assert_eq!(finish_with_sink(&mut out, &state, sink), lse);
+        assert_eq!(bits(&out), bits(&plain));
+        assert_eq!(merge(&mut out, &plain, &[lse], sink), lse);
+        assert_eq!(bits(&out), bits(&plain));
+    }
+}
+
+#[test]
+fn a_sink_beside_no_token_and_sinks_that_are_nan() {
+    let mut state = [f32::NAN; state_len(3)];
+    clear(&mut state);
+    let mut out = [f32::NAN; 3];
+    assert_eq!(finish_with_sink(&mut out, &state, Some(1.5)), Lse::from_ln(1.5));
+    assert_eq!(out, [0.0; 3]);
+    assert_eq!(merge(&mut out, &[f32::NAN; 6], &[Lse::EMPTY; 2], Some(1.5)), Lse::from_ln(1.5));
+    assert_eq!(out, [0.0; 3]);
+    let one = [Lse::from_ln(0.0)];
+    assert!(merge(&mut out, &[1.0; 3], &one, Some(f32::NAN)).ln().is_nan());
+    assert!(out.iter().all(|x| x.is_nan()));
 }

@@ -21,6 +21,43 @@ fn with_features<K: Kernel>(lanes: Avx512, kernel: K) -> K::Output {
     kernel.run(lanes)
 }
 
+/// Halves of all vectors are added at once, two vectors in one at each step: the same pairs that
+/// [`Lanes::sum`] adds. What stays in its place is blended, so that one shuffle is enough for two
+/// vectors: a single port has them.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sums16(x: &[__m512; LANES]) -> __m512 {
+    let four = [fours(x, 0), fours(x, 1), fours(x, 2), fours(x, 3)];
+    let two = [twos(four[0], four[1]), twos(four[2], four[3])];
+    let even = _mm512_shuffle_ps::<0x88>(two[0], two[1]);
+    _mm512_add_ps(even, _mm512_shuffle_ps::<0xdd>(two[0], two[1]))
+}
+
+/// Four lanes of each of `x[i]`, `x[i + 4]`, `x[i + 8]`, `x[i + 12]`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fours(x: &[__m512; LANES], i: usize) -> __m512 {
+    let (a, b) = (eights(x[i], x[i + 4]), eights(x[i + 8], x[i + 12]));
+    let low = _mm512_shuffle_f32x4::<0x88>(a, b);
+    _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xdd>(a, b))
+}
+
+/// Eight lanes of each of two vectors.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn eights(a: __m512, b: __m512) -> __m512 {
+    let stay = _mm512_mask_blend_ps(0xff00, a, b);
+    _mm512_add_ps(stay, _mm512_shuffle_f32x4::<0x4e>(a, b))
+}
+
+/// Two lanes of each of eight vectors, of which `a` and `b` have four.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn twos(a: __m512, b: __m512) -> __m512 {
+    let stay = _mm512_mask_blend_ps(0xcccc, a, b);
+    _mm512_add_ps(stay, _mm512_shuffle_ps::<0x4e>(a, b))
+}
+
 // SAFETY of every block below: `self` exists, so the instructions do; the memory read or written
 // is exactly the array behind the reference.
 impl Lanes for Avx512 {
@@ -137,6 +174,12 @@ impl Lanes for Avx512 {
             let (low, high) = (_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
             super::avx2::sum8(_mm256_add_ps(low, high))
         }
+    }
+
+    #[inline(always)]
+    fn sums(self, x: &[__m512; LANES], _: usize) -> __m512 {
+        // SAFETY: see the top of the implementation.
+        unsafe { sums16(x) }
     }
 
     #[inline(always)]

@@ -13,6 +13,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod peak;
 mod scalar;
 
 #[cfg(target_arch = "x86_64")]
@@ -21,6 +22,7 @@ pub(crate) use avx2::Avx2;
 pub(crate) use avx512::Avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::Neon;
+pub(crate) use peak::spin_multiply_adds;
 pub(crate) use scalar::Scalar;
 
 use crate::isa::{self, Isa};
@@ -73,6 +75,15 @@ pub(crate) trait Lanes: Copy {
 
     /// The sum of the lanes: halves are added to each other until one is left.
     fn sum(self, x: Self::F) -> f32;
+    /// The [`Lanes::sum`] of each of the first `count` vectors, in its lane; any value in others.
+    #[inline(always)]
+    fn sums(self, x: &[Self::F; LANES], count: usize) -> Self::F {
+        let mut sums = [0.0; LANES];
+        for (sum, x) in sums.iter_mut().zip(&x[..count]) {
+            *sum = self.sum(*x);
+        }
+        self.load(&sums)
+    }
     /// The largest lane; of values that are not NaN.
     fn largest(self, x: Self::F) -> f32;
 
