@@ -126,7 +126,7 @@ impl Directory {
     /// What stands before `embed_tokens` and `layers`, and what before `lm_head`.
     fn prefixes(&self) -> (&'static str, &'static str) {
         let (_, embedding) = OUTER[0];
-        let has = |prefix: &&str| self.tensors.contains_key(&format!("{prefix}{embedding}"));
+        let has = |prefix: &str| self.tensors.contains_key(&format!("{prefix}{embedding}"));
         PREFIXES.into_iter().find(|(prefix, _)| has(prefix)).unwrap_or(PREFIXES[0])
     }
 

@@ -27,7 +27,7 @@ impl Rotary {
         // Llama's projections are permuted in GGUF, so that neighbours turn together.
         let pairs = (0..count).map(|pair| match spec.arch {
             Arch::Llama => (2 * pair, 2 * pair + 1),
-            Arch::Qwen2 | Arch::Qwen3 => (pair, pair + count),
+            _ => (pair, pair + count),
         });
         Rotary { frequencies, magnitude, pairs: pairs.collect() }
     }
