@@ -127,18 +127,12 @@ impl Family {
 
     /// The family of `general.architecture`; one with experts if the file says that it has some.
     pub fn of_gguf(name: &str, has_experts: bool) -> Result<&'static Family, ModelError> {
-        let found = Arch::ALL.into_iter().filter(|arch| arch.gguf_name() == name);
-        let found =
-            if has_experts { found.last() } else { found.min_by_key(|arch| *arch as usize) };
+        let mut found = Arch::ALL.into_iter().filter(|arch| arch.gguf_name() == name);
+        let found = if has_experts { found.next_back() } else { found.next() };
         found.map(Family::of).ok_or_else(|| {
             let mut known = Arch::ALL.map(Arch::gguf_name).to_vec();
-            let mut seen = Vec::new();
-            known.retain(|name| {
-                !seen.contains(name) && {
-                    seen.push(name);
-                    true
-                }
-            });
+            known.sort_unstable();
+            known.dedup();
             ModelError::UnknownArch { arch: name.to_owned(), known: known.join(", ") }
         })
     }

@@ -22,6 +22,9 @@ const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
+/// The LM head's place in [`OUTER`].
+const HEAD: usize = 2;
+
 /// Longest JSON file that is read: an index of half a million tensors has a tenth of it.
 const MAX_JSON_BYTES: u64 = 256 << 20;
 
@@ -32,6 +35,10 @@ pub struct Directory {
     config: serde_json::Value,
     files: Vec<Bytes>,
     tensors: HashMap<String, Located>,
+    /// What stands before `layers`.
+    prefix: &'static str,
+    /// The full names of [`OUTER`]: the embedding's is looked up in the middle of steps.
+    outer: [String; 3],
 }
 
 /// A tensor and the file that it is in.
@@ -45,8 +52,14 @@ impl Directory {
     /// Reads `config.json` and maps `model.safetensors`, or all files of its index.
     pub(crate) fn open(path: &Path) -> Result<Directory, ModelError> {
         let config = require(path, CONFIG)?;
-        let mut directory =
-            Directory { path: path.to_owned(), config, files: Vec::new(), tensors: HashMap::new() };
+        let mut directory = Directory {
+            path: path.to_owned(),
+            config,
+            files: Vec::new(),
+            tensors: HashMap::new(),
+            prefix: "",
+            outer: Default::default(),
+        };
         directory.config()?;
         let index: Option<Index> = read_json(path, INDEX)?;
         match index {
@@ -56,6 +69,7 @@ impl Directory {
             }
             None => return Err(ModelError::NoWeights { path: path.to_owned() }),
         }
+        directory.find_prefix();
         Ok(directory)
     }
 
@@ -123,27 +137,30 @@ impl Directory {
         })
     }
 
-    /// What stands before `embed_tokens` and `layers`, and what before `lm_head`.
-    fn prefixes(&self) -> (&'static str, &'static str) {
+    fn find_prefix(&mut self) {
         let (_, embedding) = OUTER[0];
-        let has = |prefix: &&str| self.tensors.contains_key(&format!("{prefix}{embedding}"));
-        PREFIXES.into_iter().find(|(prefix, _)| has(&prefix)).unwrap_or(PREFIXES[0])
+        let has = |prefix: &str| self.tensors.contains_key(&format!("{prefix}{embedding}"));
+        let found = PREFIXES.into_iter().find(|(prefix, _)| has(prefix));
+        let (prefix, head) = found.unwrap_or(PREFIXES[0]);
+        self.prefix = prefix;
+        self.outer = [0, 1, HEAD].map(|place| {
+            let prefix = if place == HEAD { head } else { prefix };
+            format!("{prefix}{}", OUTER[place].1)
+        });
     }
 
     /// The full name of one of [`OUTER`].
-    pub(crate) fn outer_name(&self, name: &str) -> String {
-        let (prefix, head) = self.prefixes();
-        let prefix = if name.starts_with("lm_head") { head } else { prefix };
-        format!("{prefix}{name}")
+    pub(crate) fn outer_name(&self, place: usize) -> &str {
+        &self.outer[place]
     }
 
     /// The full name of a layer's tensor.
     pub(crate) fn layer_name(&self, layer: &str, name: &str) -> String {
-        format!("{}layers.{layer}.{name}", self.prefixes().0)
+        format!("{}layers.{layer}.{name}", self.prefix)
     }
 
     pub(crate) fn has_head(&self) -> bool {
-        self.tensors.contains_key(&self.outer_name("lm_head.weight"))
+        self.tensors.contains_key(self.outer_name(HEAD))
     }
 
     /// Whether a tensor is one of `known`, belongs to one of them, or is rightly left out: a copy of
@@ -159,14 +176,14 @@ impl Directory {
             name.strip_suffix(suffix).is_some_and(|stem| known.contains(&format!("{stem}{of}")))
         };
         let beyond = || {
-            let layer = name.strip_prefix(self.prefixes().0)?.strip_prefix("layers.")?;
+            let layer = name.strip_prefix(self.prefix)?.strip_prefix("layers.")?;
             let layer: usize = layer.split_once('.')?.0.parse().ok()?;
             Some(layer >= config.layers && config.arch == Arch::DeepSeek)
         };
         known.contains(name)
             || partner("_scale_inv", "")
             || partner("_scales", "_blocks")
-            || (config.tied_head && name == self.outer_name("lm_head.weight"))
+            || (config.tied_head && name == self.outer_name(HEAD))
             || name.ends_with(".rotary_emb.inv_freq")
             || (config.arch == Arch::Gemma3
                 && (name.contains("vision_tower.") || name.contains("multi_modal_projector.")))

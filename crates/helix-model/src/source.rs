@@ -3,6 +3,8 @@
 //! Both are asked by GGUF's names. A name is looked up, its type and shape are checked, and what
 //! comes out is a [`Tensor`] whose bytes have not been touched.
 
+use std::borrow::Cow;
+
 use helix_kernels::Format;
 
 use crate::ModelError;
@@ -80,12 +82,12 @@ impl Source {
 // ---- GGUF
 
 /// The name in a file whose architecture has its own.
-fn renamed(config: &Config, name: &str) -> String {
+fn renamed<'a>(config: &Config, name: &'a str) -> Cow<'a, str> {
     let renames = config.family().gguf.renames;
     let (layer, suffix) = split(name);
     match (layer, renames.iter().find(|(ours, _)| *ours == suffix)) {
-        (Some(layer), Some((_, theirs))) => format!("blk.{layer}.{theirs}"),
-        _ => name.to_owned(),
+        (Some(layer), Some((_, theirs))) => format!("blk.{layer}.{theirs}").into(),
+        _ => name.into(),
     }
 }
 
@@ -155,9 +157,9 @@ fn of_directory<'a>(
 ) -> Result<Tensor<'a>, ModelError> {
     let (layer, suffix) = split(name);
     let Some(layer) = layer else {
-        let found = OUTER.into_iter().find(|(ours, _)| *ours == suffix);
-        let (_, theirs) = found.ok_or_else(|| missing(name, String::new()))?;
-        return whole(directory, &directory.outer_name(theirs));
+        let found = OUTER.iter().position(|(ours, _)| *ours == suffix);
+        let place = found.ok_or_else(|| missing(name, String::new()))?;
+        return whole(directory, directory.outer_name(place));
     };
     let places = config.family().huggingface.places.iter().chain(&USUAL);
     let place = places.into_iter().find(|(ours, _)| *ours == suffix);

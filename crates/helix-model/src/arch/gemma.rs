@@ -65,8 +65,7 @@ fn gguf(keys: &Keys<'_>, config: &mut Config) -> Result<(), ModelError> {
     let base = keys.positive("rope.freq_base_swa")?.unwrap_or(LOCAL_BASE);
     config.ropes.push(Rope::plain(config.ropes[0].dims, base, RopeStyle::Half));
     let window = keys.size("attention.sliding_window")?;
-    let period = keys.optional_size("attention.sliding_window_pattern")?.unwrap_or(PERIOD);
-    config.set_window(Some(window), Sliding::ExceptEvery(period));
+    config.set_window(Some(window), keys.sliding_pattern(PERIOD)?);
     Ok(())
 }
 

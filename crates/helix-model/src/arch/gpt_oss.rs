@@ -52,10 +52,10 @@ fn huggingface(json: &Json<'_>, config: &mut Config) -> Result<(), ModelError> {
 
 fn gguf(keys: &Keys<'_>, config: &mut Config) -> Result<(), ModelError> {
     (config.qkv_bias, config.out_bias) = (true, true);
-    config.set_window(keys.optional_size("attention.sliding_window")?, Sliding::ExceptEvery(2));
-    // Its YaRN ramp does not start and end at whole pairs.
-    let rotary = config.head_dim;
-    config.ropes = vec![keys.rope_untruncated(rotary, config.context)?];
+    let window = keys.optional_size("attention.sliding_window")?;
+    config.set_window(window, keys.sliding_pattern(2)?);
+    // OpenAI's YaRN ramp does not start and end at whole pairs (`truncate` in config.json). GGUF
+    // has no key for that and ggml rounds, so that a GGUF file is read as ggml reads it.
     let moe = keys.moe(keys.size("expert_feed_forward_length")?, routing())?;
     common(config, moe);
     Ok(())

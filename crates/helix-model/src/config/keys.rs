@@ -1,7 +1,7 @@
 //! Metadata keys of one architecture, read with their rules.
 
 use super::rope::{Factors, Rope, Scaling, Yarn, mscale};
-use super::{MAX_SIZE, Mla, Moe, Routing};
+use super::{MAX_SIZE, Mla, Moe, Routing, Sliding};
 use crate::arch::{Arch, Family};
 use crate::{Gguf, ModelError, Value};
 
@@ -260,23 +260,6 @@ impl<'a> Keys<'a> {
     }
 
     pub(super) fn rope(&self, head_dim: usize, context: usize) -> Result<Rope, ModelError> {
-        self.scaled_rope(head_dim, self.scaling(context)?)
-    }
-
-    /// As [`Keys::rope`], with a YaRN ramp that is not rounded to whole pairs.
-    pub(crate) fn rope_untruncated(
-        &self,
-        head_dim: usize,
-        context: usize,
-    ) -> Result<Rope, ModelError> {
-        let scaling = match self.scaling(context)? {
-            Scaling::Yarn(yarn) => Scaling::Yarn(Yarn { truncate: false, ..yarn }),
-            other => other,
-        };
-        self.scaled_rope(head_dim, scaling)
-    }
-
-    fn scaled_rope(&self, head_dim: usize, scaling: Scaling) -> Result<Rope, ModelError> {
         const DIMS: &str = "rope.dimension_count";
         const BASE: &str = "rope.freq_base";
         let dims = self.optional_size(DIMS)?.unwrap_or(head_dim);
@@ -288,6 +271,7 @@ impl<'a> Keys<'a> {
         if !(base > 1.0 && base.is_finite()) {
             return self.refuse(BASE, base, "it must be more than 1".to_owned());
         }
+        let scaling = self.scaling(context)?;
         let factors = match self.family.arch {
             Arch::Llama | Arch::Mixtral => Factors::read(self.gguf, dims)?,
             _ => Factors::none(),
@@ -328,6 +312,15 @@ impl<'a> Keys<'a> {
                 self.refuse(TYPE, format!("{kind:?}"), problem.to_owned())
             }
         }
+    }
+
+    /// Which layers have a window: all but every n-th.
+    pub(crate) fn sliding_pattern(&self, default: usize) -> Result<Sliding, ModelError> {
+        const SUFFIX: &str = "attention.sliding_window_pattern";
+        if let Some(Value::Array(_)) = self.gguf.metadata(&self.key(SUFFIX)) {
+            return self.refuse(SUFFIX, "an array", "Helix reads a number".to_owned());
+        }
+        Ok(Sliding::ExceptEvery(self.optional_size(SUFFIX)?.unwrap_or(default)))
     }
 
     /// Latent attention.

@@ -57,7 +57,7 @@ pub struct Yarn {
     pub beta_fast: f32,
     /// Turns below which it is divided by `factor`.
     pub beta_slow: f32,
-    /// Whether the ramp between the two starts and ends at whole pairs, as in all but gpt-oss.
+    /// Whether the ramp between the two starts and ends at whole pairs, as in all but OpenAI's gpt-oss.
     pub truncate: bool,
     /// What sine and cosine are multiplied by, if not by `0.1 ln(factor) + 1`.
     pub attention_factor: Option<f32>,

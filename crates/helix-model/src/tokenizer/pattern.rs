@@ -67,9 +67,10 @@ impl Pattern {
 fn strange(regex: &str) -> Option<&'static str> {
     let mut chars = regex.chars().peekable();
     let mut class = 0usize;
-    let mut quantified = false;
+    let (mut quantified, mut name) = (false, false);
     while let Some(c) = chars.next() {
         let after_quantifier = std::mem::take(&mut quantified);
+        let named = std::mem::take(&mut name);
         match c {
             '\\' => match chars.next() {
                 Some('w' | 'W' | 'b' | 'B') => return Some("words are other than they seem"),
@@ -77,6 +78,11 @@ fn strange(regex: &str) -> Option<&'static str> {
                     return Some("it has an escape of Oniguruma's own");
                 }
                 Some('1'..='9' | 'k' | 'g') => return Some("it refers back"),
+                // Of a name in braces, not of a quantifier.
+                Some('p' | 'P' | 'x' | 'u') if chars.peek() == Some(&'{') => {
+                    while chars.next_if(|c| *c != '}').is_some() {}
+                    name = true;
+                }
                 _ => {}
             },
             '[' => class += 1,
@@ -94,6 +100,7 @@ fn strange(regex: &str) -> Option<&'static str> {
                 }
             }
             '+' if after_quantifier => return Some("it has possessive quantifiers"),
+            '}' if named => {}
             '*' | '+' | '?' | '}' => quantified = true,
             _ => {}
         }
@@ -113,6 +120,7 @@ mod tests {
             (r"(?>a+)b", "looks around"),
             (r"a++b", "possessive"),
             (r"a{2}+b", "possessive"),
+            (r"\p{N}{2}+b", "possessive"),
             (r"^a", "anchored"),
             (r"a$", "anchored"),
             (r"\w+", "words"),
@@ -123,7 +131,9 @@ mod tests {
             let error = Pattern::new(pattern).err().unwrap().to_string();
             assert!(error.contains(expected), "{pattern}: {error}");
         }
-        for pattern in [r"[+*?^$]+", r"\+\+", r"(?:a|b)?", r"(?i:'s|'t)", "[a-z]+?"] {
+        for pattern in
+            [r"\p{L}+", r"[\p{L}]+", r"[+*?^$]+", r"\+\+", r"(?:a|b)?", r"(?i:'s|'t)", "[a-z]+?"]
+        {
             assert!(Pattern::new(pattern).is_ok(), "{pattern}");
         }
     }
