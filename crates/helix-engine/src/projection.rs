@@ -10,7 +10,8 @@ const PANEL: usize = 16;
 const REST_PIECES: usize = 2;
 /// `out [tokens, sum of rows] = input · [matrices]ᵀ`: the matrices' outputs lie side by side.
 ///
-/// `cuts` is scratch for where pieces end. Returns the bytes of weights that one pass reads.
+/// `cuts` is scratch for where pieces end. Returns the bytes of weights that the pass reads: none
+/// for no tokens.
 pub(crate) fn project<'a>(
     lanes: &mut Lanes,
     out: &mut [f32],
@@ -20,7 +21,7 @@ pub(crate) fn project<'a>(
 ) -> u64 {
     let input = input.into();
     let total = matrices.iter().map(|matrix| matrix.rows()).sum();
-    if total == 0 {
+    if total == 0 || input.tokens() == 0 {
         return 0;
     }
     cut(cuts, total, lanes.threads(), matrices);

@@ -353,6 +353,9 @@ impl Rank {
 
     /// Forgets the positions of a sequence from `len` on.
     pub(crate) fn truncate(&mut self, slot: usize, len: usize) {
+        if !self.plan.layout.attends(self.plan.rank, slot) {
+            return;
+        }
         let end = self.plan.local(len);
         for pool in 0..self.plan.windows.len() {
             let start = self.kv.start(pool, slot).min(end);

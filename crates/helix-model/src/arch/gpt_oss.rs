@@ -54,8 +54,6 @@ fn gguf(keys: &Keys<'_>, config: &mut Config) -> Result<(), ModelError> {
     (config.qkv_bias, config.out_bias) = (true, true);
     let window = keys.optional_size("attention.sliding_window")?;
     config.set_window(window, keys.sliding_pattern(2)?);
-    // OpenAI's YaRN ramp does not start and end at whole pairs (`truncate` in config.json). GGUF
-    // has no key for that and ggml rounds, so that a GGUF file is read as ggml reads it.
     let moe = keys.moe(keys.size("expert_feed_forward_length")?, routing())?;
     common(config, moe);
     Ok(())

@@ -302,7 +302,9 @@ impl<'a> Keys<'a> {
                 original_context: self.optional_size(ORIGINAL)?.unwrap_or(context),
                 beta_fast: self.positive("rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
                 beta_slow: self.positive("rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
-                truncate: true,
+                // gpt-oss was trained with a ramp that does not start and end at whole pairs, as
+                // its config.json says. GGUF has no key for that; ggml rounds: another model.
+                truncate: self.family.arch != Arch::GptOss,
                 // Latent attention has its factor in the scores' scale, and there alone.
                 attention_factor: self.family.latent.then_some(1.0),
             })),
