@@ -26,13 +26,16 @@ struct Member {
     sent: AtomicU64,
     /// Collectives that it has finished: it reads nobody's message `n` any more once `done > n`.
     done: AtomicU64,
+    /// Where in the ring message `n` lies: `places[n % RING]`.
+    places: [AtomicUsize; RING],
     ring: [UnsafeCell<Message>; RING],
 }
 
-// SAFETY: `ring[n % RING]` is written by its owner alone, and only when every member's `done` has
-// passed the message that lay there before (`ThreadComm::post`); it is read by others only after
-// its owner's `sent` has passed `n` and before their own `done` does (`ThreadComm::message`).
-// Both counters are stored with Release and loaded with Acquire, so writes and reads don't overlap.
+// SAFETY: a place of the ring is written by its owner alone, and only when every member's `done`
+// has passed the message that lay there before (`ThreadComm::post`); message `n` is read by others
+// only after its owner's `sent` has passed `n` and before their own `done` does
+// (`ThreadComm::message`). Both counters are stored with Release and loaded with Acquire, so writes
+// and reads don't overlap. `places[n % RING]` changes only when all are done with `n − RING`.
 unsafe impl Sync for Member {}
 
 struct Group {
@@ -51,6 +54,8 @@ pub struct ThreadComm {
     rank: usize,
     started: u64,
     finished: u64,
+    /// 1 + the number of the message that lies in each place of this member's ring; 0 for none.
+    held: [u64; RING],
 }
 
 impl ThreadComm {
@@ -70,11 +75,15 @@ impl ThreadComm {
         let member = || Member {
             sent: AtomicU64::new(0),
             done: AtomicU64::new(0),
+            places: Default::default(),
             ring: std::array::from_fn(|_| message()),
         };
         let members = (0..size).map(|_| member()).collect();
         let group = Arc::new(Group { members, failed: AtomicUsize::new(0), deadline });
-        let end = |rank| ThreadComm { group: Arc::clone(&group), rank, started: 0, finished: 0 };
+        let end = |rank| {
+            let group = Arc::clone(&group);
+            ThreadComm { group, rank, started: 0, finished: 0, held: [0; RING] }
+        };
         (0..size).map(end).collect()
     }
 
@@ -119,13 +128,17 @@ impl ThreadComm {
     ) -> Result<Pending, CommError> {
         let number = self.started;
         assert!(number - self.finished < RING as u64, "{RING} collectives are in flight already");
-        if number >= RING as u64 {
-            self.wait(0..self.size(), |m| &m.done, number - RING as u64, collective)?;
+        let place = self.place();
+        let before = self.held[place].max((number + 1).saturating_sub(RING as u64));
+        if before > 0 {
+            self.wait(0..self.size(), |m| &m.done, before - 1, collective)?;
         }
+        self.held[place] = number + 1;
         let own = &self.group.members[self.rank];
+        own.places[number as usize % RING].store(place, Ordering::Relaxed);
         // SAFETY: only this member writes its ring (`&mut self`), and all members are done with
         // the message that lay in this place: the wait above.
-        let message = unsafe { &mut *own.ring[number as usize % RING].get() };
+        let message = unsafe { &mut *own.ring[place].get() };
         let room = message.values.len();
         assert!(send.len() <= room, "{collective} of {} values, room for {room}", send.len());
         message.values[..send.len()].copy_from_slice(send);
@@ -135,12 +148,24 @@ impl ThreadComm {
         Ok(Pending { collective, number, root })
     }
 
+    /// Where the next message goes: the first place that is not in flight and does not hold the
+    /// message before, which others may still be reading. Collectives one after the other take
+    /// turns at two places, which stay in a near cache.
+    fn place(&self) -> usize {
+        let free = |held: u64| held <= self.finished;
+        let rested = self.held.iter().position(|&held| free(held) && held != self.started);
+        let any = || self.held.iter().position(|&held| free(held));
+        rested.or_else(any).expect("fewer collectives are in flight than there are places")
+    }
+
     /// Member `from`'s message `number`; it has been waited for.
     fn message(&self, from: usize, number: u64) -> &Message {
         debug_assert!(self.group.members[from].sent.load(Ordering::Relaxed) > number);
+        let member = &self.group.members[from];
+        let place = member.places[number as usize % RING].load(Ordering::Relaxed);
         // SAFETY: `from` has posted it (`finish` waited for `sent`) and will not write there again
         // before this member's `done` passes `number`, which `finish` stores last.
-        unsafe { &*self.group.members[from].ring[number as usize % RING].get() }
+        unsafe { &*member.ring[place].get() }
     }
 
     fn collect(&self, pending: &Pending, recv: &mut [f32]) {
@@ -172,15 +197,23 @@ impl ThreadComm {
         assert_eq!(filled, recv.len(), "{} brings less than expected", pending.collective);
     }
 
+    /// Adds in member order, a tile at a time: each message is read once, the sum written once.
     fn sum(&self, number: u64, recv: &mut [f32]) {
+        const TILE: usize = 2048;
         for from in 0..self.size() {
-            let message = self.message(from, number);
-            let values = &message.values[message.chunks[self.rank].clone()];
-            assert_eq!(values.len(), recv.len(), "all-reduce: lengths differ between members");
-            if from == 0 {
-                recv.copy_from_slice(values);
-            } else {
-                recv.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+            let len = self.message(from, number).chunks[self.rank].len();
+            assert_eq!(len, recv.len(), "all-reduce: lengths differ between members");
+        }
+        for (tile, recv) in recv.chunks_mut(TILE).enumerate() {
+            for from in 0..self.size() {
+                let message = self.message(from, number);
+                let start = message.chunks[self.rank].start + tile * TILE;
+                let values = &message.values[start..start + recv.len()];
+                if from == 0 {
+                    recv.copy_from_slice(values);
+                } else {
+                    recv.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                }
             }
         }
     }
