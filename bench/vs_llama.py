@@ -1,7 +1,7 @@
 """Helix beside llama.cpp on this machine, in one interleaved run.
 
 usage: vs_llama.py MODEL.gguf [MODEL.gguf ...] [--helix target/release/helix] [--requantize]
-                   [-t 2] [-d 0,8192,32768] [-n 32] [-r 5] [--layouts ARGS;ARGS] [--out FILE.json]
+                   [-t 2] [-d 0,8192,32768] [-n 32] [-r 5] [--layouts ARGS;ARGS] [--busy N] [--out FILE.json]
 
 Every round measures, for each test, the read bandwidth, llama.cpp, Helix on one rank and Helix on each layout, one
 right after another, so that a slow minute of the machine hits them alike. A ratio is the median of the rounds' ratios.
@@ -9,6 +9,7 @@ llama.cpp runs as llama-bench runs it (flash attention, f16 KV, 512 tokens a bat
 one); its filled caches are made once per depth and kept under --cache.
 """
 import argparse
+import atexit
 import csv
 import json
 import os
@@ -228,6 +229,8 @@ def arguments():
     parser.add_argument("-r", "--reps", type=int, default=5, help="rounds")
     parser.add_argument("--layouts", default="--kvp 2 -t 1;--tpa 2 -t 1",
                         help="flags of further helix runs, apart by ';'")
+    parser.add_argument("--busy", type=int, default=0, metavar="N",
+                        help="keep N cores busy with foreign processes while measuring")
     parser.add_argument("--cache", type=pathlib.Path, default=cache / "helix" / "bench")
     parser.add_argument("--out", type=pathlib.Path, help="a .json file; a .csv goes beside it")
     return parser.parse_args()
@@ -246,10 +249,15 @@ def main():
     tests = [Test("pp", args.prompt, 0, 1)] if args.prompt else []
     tests += [Test("tg", args.tokens, int(depth), 1) for depth in args.depths.split(",")]
     tests += [Test("tg", args.tokens, 0, args.batch)] if args.batch > 1 else []
+    foreign = [subprocess.Popen([sys.executable, "-c", "while True: pass"])
+               for _ in range(args.busy)]
+    atexit.register(lambda: [process.kill() for process in foreign])
     report = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "threads": args.threads,
-              "peer": llama.version(), "models": []}
+              "busy": args.busy, "peer": llama.version(), "models": []}
     print(f"{report['machine']}, {report['date']}, {args.threads} threads, {report['peer']}")
-    if os.getloadavg()[0] > 0.5:
+    if args.busy:
+        print(f"{args.busy} foreign processes keep cores busy.")
+    elif os.getloadavg()[0] > 0.5:
         print(f"The machine is busy (load {os.getloadavg()[0]:.1f}): llama.cpp suffers most.")
     for path in models:
         rows = measure(path, args, tests)
