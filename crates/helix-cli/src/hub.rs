@@ -131,18 +131,16 @@ impl HubModel {
 
     /// What the Hub answered, in our words.
     fn refused(&self, error: HFError) -> Failure {
-        let HubModel { owner, name, revision } = self;
         Failure::request(match error {
-            HFError::RevisionNotFound { .. } => {
-                format!("{owner}/{name} has no branch, tag or commit {revision} on {}", endpoint())
-            }
             HFError::RateLimited { .. } => {
                 format!("{} takes no more requests for now; try later, or set HF_TOKEN", endpoint())
             }
+            // It says the same of a model and of a revision that are not there.
             error => format!(
-                "{} shows no model {owner}/{name}: check its name; for one that is private or \
-                 gated, accept its terms there and set HF_TOKEN ({error})",
-                endpoint()
+                "{} shows no {self}: check the name and the branch, tag or commit ({}); for a \
+                 model that is private or gated, accept its terms there and set HF_TOKEN ({error})",
+                endpoint(),
+                self.revision
             ),
         })
     }

@@ -382,7 +382,7 @@ impl ModelView {
         let formats: Vec<String> = self.formats.iter().map(format).collect();
         let factor = self.rope["factor"].as_f64().map_or(String::new(), |f| format!(" x{f}"));
         format!(
-            "{name}: {arch}, {layers} layers, hidden {hidden}, {q} query heads over {kv} KV heads \
+            "{name}: {arch}, {layers} layers, hidden {hidden}, {q} query heads over {kv} \
              of {dim}, FFN {ffn}, vocabulary {vocab}{tied}\n\
              context {context}; RoPE base {base}, {dims} dimensions, {style}, scaling \
              {scaling}{factor}\n\
@@ -393,7 +393,10 @@ impl ModelView {
             layers = self.layers,
             hidden = self.hidden,
             q = self.q_heads,
-            kv = self.kv_heads,
+            kv = match self.mla {
+                Some(_) => "one latent".to_owned(),
+                None => format!("{} KV heads", self.kv_heads),
+            },
             dim = self.head_dim,
             ffn = self.ffn,
             vocab = self.vocab,
