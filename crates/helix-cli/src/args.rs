@@ -1,15 +1,15 @@
 //! The command line: one struct per command, and the groups of flags that they share.
 
+mod engine;
 mod layout;
 mod sampling;
 
+pub use engine::EngineArgs;
 pub use layout::LayoutArgs;
 pub use sampling::SamplingArgs;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
-use helix_kernels::Precision;
-use helix_kernels::kv::KvType;
 use std::path::PathBuf;
 
 /// Decodes large language models over long contexts, exactly, with the KV cache sharded over the
@@ -29,10 +29,13 @@ Examples:
   helix run model.gguf --chat -p 'Why is the sky blue?' --ranks 2
   helix bench model.gguf -d 0,8192,32768              speed at three depths of context
   helix inspect model.gguf --kvp 4 --tpa 2            what each of 8 ranks would hold
+  helix bench DIR --kvp 4 --tpf 2 --ep 2              experts on a grid of columns and groups
   helix verify model.gguf --ranks 4                   every layout against one rank
 
-MODEL is a .gguf file (of a split one, the first part), or the name of a model that
-`cargo x model NAME` has fetched into the user's cache directory.
+MODEL is a .gguf file (of a split one, the first part); a Hugging Face directory: config.json,
+safetensors, tokenizer.json; hf:ORG/NAME, which downloads one from the Hub into Hugging Face's usual
+cache, at a branch, tag or commit with @REV; or the name of a model that `cargo x model NAME` has
+fetched into the user's cache directory.
 
 Exit status: 0 done; 1 it failed while running; 2 the request was wrong (flags, files, layout).";
 
@@ -66,39 +69,6 @@ The text goes to standard output as it is made; a summary of speed and of what e
 read follows on standard error. Ctrl-C stops generating; a second one ends the program (status \
 130).";
 
-/// Threads, precision and KV type: what an engine is sized by.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Engine")]
-pub struct EngineArgs {
-    /// Threads of each rank [default: the processor's, divided by the ranks]
-    #[arg(short, long, value_name = "N", value_parser = at_least(1))]
-    pub threads: Option<usize>,
-    /// Element type of the KV cache: f32, f16, bf16 or q8_0 [default: f16, or f32 if --precise]
-    #[arg(long, value_name = "TYPE")]
-    kv_type: Option<KvType>,
-    /// Compute with f32 activations and f32 KV, for comparisons with references; otherwise
-    /// activations are quantised to 8 bits against quantised weights, as llama.cpp does
-    #[arg(long)]
-    precise: bool,
-}
-
-impl EngineArgs {
-    /// These flags with `--precise`, whether or not it was given.
-    pub fn made_precise(&self) -> EngineArgs {
-        EngineArgs { precise: true, ..self.clone() }
-    }
-
-    /// What activations are multiplied as.
-    pub fn precision(&self) -> Precision {
-        if self.precise { Precision::Precise } else { Precision::Fast }
-    }
-
-    /// The KV cache's element type.
-    pub fn kv_type(&self) -> KvType {
-        self.kv_type.unwrap_or(if self.precise { KvType::F32 } else { KvType::F16 })
-    }
-}
-
 /// What is printed where.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Output")]
@@ -119,7 +89,7 @@ pub struct OutputArgs {
     helix run model.gguf -f book.txt -c 32768 --ranks 2 --kv-type q8_0\n  \
     git log -5 | helix run model.gguf --json | jq .text")]
 pub struct RunArgs {
-    /// A .gguf file, or the name of a fetched model
+    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME[@REV], or the name of a fetched model
     pub model: PathBuf,
     /// The prompt
     #[arg(short, long, value_name = "TEXT", group = "source", allow_hyphen_values = true)]
@@ -164,7 +134,7 @@ pub struct RunArgs {
     name when all of it is written.\n\nExample:\n  \
     helix logits model.gguf --tokens 1,2,3 --out logits.safetensors --kvp 2 --precise")]
 pub struct LogitsArgs {
-    /// A .gguf file, or the name of a fetched model
+    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME[@REV], or the name of a fetched model
     pub model: PathBuf,
     /// The tokens' ids
     #[arg(long, value_name = "1,2,3", value_delimiter = ',', required = true)]
@@ -189,7 +159,7 @@ pub struct LogitsArgs {
     chunk's first token. Perplexity is the exponential of the mean negative log-likelihood.\n\n\
     Example:\n  helix perplexity model.gguf -f wiki.test.raw -c 512")]
 pub struct PerplexityArgs {
-    /// A .gguf file, or the name of a fetched model
+    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME[@REV], or the name of a fetched model
     pub model: PathBuf,
     /// The text
     #[arg(short, long, value_name = "FILE")]
@@ -222,7 +192,7 @@ pub struct PerplexityArgs {
     time of that line.\n\n\
     Example:\n  helix bench model.gguf -p 512 -n 64 -d 0,8192,32768 --kvp 2 --lines")]
 pub struct BenchArgs {
-    /// A .gguf file, or the name of a fetched model
+    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME[@REV], or the name of a fetched model
     pub model: PathBuf,
     /// Tokens of a prompt; 0 for no pp test
     #[arg(short, long, value_name = "N,..", default_value = "512", value_delimiter = ',')]
@@ -256,7 +226,7 @@ pub struct BenchArgs {
     Weight bytes are those on disk.\n\n\
     Example:\n  helix inspect model.gguf --strategy tp --ranks 8 -c 131072")]
 pub struct InspectArgs {
-    /// A .gguf file, or the name of a fetched model
+    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME[@REV], or the name of a fetched model
     pub model: PathBuf,
     /// Tokens of the sequence that reads are given for [default: 0, 4096 and the model's context]
     #[arg(short, long, value_name = "N,..", value_delimiter = ',')]
@@ -273,7 +243,7 @@ pub struct InspectArgs {
 #[derive(Args, Debug)]
 #[command(after_help = VERIFY_HELP)]
 pub struct VerifyArgs {
-    /// A .gguf file, or the name of a fetched model
+    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME[@REV], or the name of a fetched model
     pub model: PathBuf,
     /// Ranks of the largest layouts
     #[arg(long, value_name = "N", default_value = "4", value_parser = between(1, 64))]

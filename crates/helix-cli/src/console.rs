@@ -70,6 +70,18 @@ impl Bar {
         self.0.inc(amount);
     }
 
+    /// So much more is to be done.
+    #[cfg(feature = "hub")]
+    pub fn raise_total(&self, amount: u64) {
+        self.0.inc_length(amount);
+    }
+
+    /// So much is done.
+    #[cfg(feature = "hub")]
+    pub fn reach(&self, amount: u64) {
+        self.0.set_position(amount);
+    }
+
     /// What is going on.
     pub fn message(&self, text: String) {
         self.0.set_message(text);

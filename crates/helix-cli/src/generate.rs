@@ -129,10 +129,12 @@ impl Sequence {
     }
 
     /// Truncates the cache to what it has in common with `prompt`, less one token that must be
-    /// run for its logits; gives the number of tokens that stay.
+    /// run for its logits; gives the number of tokens that stay. Where sliding windows have passed
+    /// what the rest would see, that is none.
     fn keep_prefix(&mut self, prompt: &[u32]) -> usize {
         let common = self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let kept = common.min(prompt.len().saturating_sub(1));
+        let kept = if self.engine.can_truncate(SLOT, kept) { kept } else { 0 };
         self.engine.truncate(SLOT, kept);
         self.cached.truncate(kept);
         kept

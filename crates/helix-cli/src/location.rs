@@ -1,19 +1,36 @@
-//! Where a model is: a file, a directory, or a name in the user's cache directory.
+//! Where a model is: a file, a directory, a name in the user's cache directory, or on the Hub.
 
+use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The file or directory that `model` names.
-pub fn find(model: &Path) -> Outcome<PathBuf> {
+/// The file or directory that `model` names; it may have to be downloaded first.
+pub fn find(model: &Path, console: &Console) -> Outcome<PathBuf> {
+    if let Some(name) = model.to_str().and_then(|model| model.strip_prefix("hf:")) {
+        return on_hub(name, console);
+    }
     find_in(model, cache_directory().as_deref())
+}
+
+#[cfg(feature = "hub")]
+fn on_hub(name: &str, console: &Console) -> Outcome<PathBuf> {
+    crate::hub::HubModel::parse(name)?.directory(console)
+}
+
+#[cfg(not(feature = "hub"))]
+fn on_hub(name: &str, _: &Console) -> Outcome<PathBuf> {
+    Err(Failure::request(format!(
+        "hf:{name}: this helix was built without downloads (the cargo feature `hub`): download the \
+         model elsewhere and give its directory"
+    )))
 }
 
 fn find_in(model: &Path, cache: Option<&Path>) -> Outcome<PathBuf> {
     if model.exists() {
         return Ok(model.to_owned());
     }
-    let looked = format!("there is no file {}", model.display());
+    let looked = format!("there is no file or directory {}", model.display());
     let Some(name) = cached_name(model) else {
         return Err(Failure::request(looked));
     };
@@ -92,7 +109,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         fs::write(cache.path().join("a.gguf"), "").unwrap();
         let text = refusal("no/such/a", Some(cache.path()));
-        assert_eq!(text, "there is no file no/such/a");
+        assert_eq!(text, "there is no file or directory no/such/a");
         assert!(refusal("a", None).contains("XDG_CACHE_HOME"));
     }
 }

@@ -8,6 +8,8 @@ mod console;
 mod failure;
 mod figures;
 mod generate;
+#[cfg(feature = "hub")]
+mod hub;
 mod interrupt;
 mod location;
 mod output;

@@ -43,6 +43,17 @@ impl Table {
     }
 }
 
+impl Table {
+    /// Leaves out the columns whose title says so.
+    pub fn drop_columns(&mut self, is_dropped: impl Fn(&str) -> bool) {
+        let dropped: Vec<bool> = self.rows[0].iter().map(|title| is_dropped(title)).collect();
+        for row in &mut self.rows {
+            let mut column = dropped.iter();
+            row.retain(|_| !column.next().is_some_and(|dropped| *dropped));
+        }
+    }
+}
+
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let width = |column: usize| {

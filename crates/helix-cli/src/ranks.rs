@@ -47,6 +47,7 @@ fn report(rank: usize, counters: &RankCounters) -> RankReport {
 fn collectives(counters: &RankCounters) -> Map<String, Value> {
     let mut traffic = counters.world;
     traffic += counters.kvp;
+    counters.experts.iter().for_each(|stage| traffic += *stage);
     let kinds = Collective::ALL.into_iter().map(|kind| {
         let (calls, bytes) = traffic.of(kind);
         (kind.to_string(), json!({ "calls": calls, "bytes": bytes }))

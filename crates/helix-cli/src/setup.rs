@@ -4,10 +4,11 @@ use crate::args::EngineArgs;
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
 use crate::location;
-use helix_engine::{Engine, EngineOptions};
+use helix_engine::{Engine, EngineOptions, FfnReduce, MlaUp};
 use helix_kernels::kv::{KvType, PageShape};
 use helix_layout::{Layout, LayoutSpec, Rank, ReadCost, Reads, Strategy};
-use helix_model::{Model, rank_bytes};
+use helix_model::{Holdings, Model, rank_bytes};
+use serde::Serialize;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,9 +17,70 @@ use std::thread::available_parallelism;
 /// The most threads of all ranks together.
 const MAX_THREADS: usize = 1024;
 
-/// Finds and opens a model.
-pub fn open(model: &Path) -> Outcome<Arc<Model>> {
-    Ok(Arc::new(Model::open(&location::find(model)?)?))
+/// Finds and opens a model, which `args` then say how to run.
+pub fn open(model: &Path, args: &EngineArgs, console: &Console) -> Outcome<Arc<Model>> {
+    let mut model = Model::open(&location::find(model, console)?)?;
+    check_choices(args, &model)?;
+    if let Some(format) = args.weights.format() {
+        model.quantise_at_load(format);
+        let whole = Layout::new(&model.shape(), LayoutSpec::new(Strategy::Helix, 1, 1))?;
+        let held = Holdings::of(&model, &whole, Rank(0))?.total();
+        if held == rank_bytes(&model, &whole, Rank(0))? {
+            console.note(&format!(
+                "note: --weights {} changes nothing: no matrix of this model is stored as floats in \
+                 rows of whole blocks",
+                args.weights.name()
+            ));
+        }
+    }
+    Ok(Arc::new(model))
+}
+
+/// Refuses choices between ways that the model has none of.
+fn check_choices(args: &EngineArgs, model: &Model) -> Outcome {
+    let arch = model.config.arch.name();
+    if args.mla_up.is_some() && model.config.mla.is_none() {
+        return Err(Failure::request(format!(
+            "--mla-up is about latent attention (MLA), which {arch} models do not have: leave it \
+             out"
+        )));
+    }
+    if args.ffn_reduce.is_some() && model.config.moe.is_none() {
+        return Err(Failure::request(format!(
+            "--ffn-reduce is about experts, which this {arch} model does not have: leave it out"
+        )));
+    }
+    Ok(())
+}
+
+/// How a model is run, beside its layout: fields of every JSON document.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Choices {
+    /// Format of matrices in memory, or `as-is`.
+    weights: &'static str,
+    /// Of models with latent attention: `before` or `after` the all-to-all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mla_up: Option<&'static str>,
+    /// Of models with experts: `world` or `grid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ffn_reduce: Option<&'static str>,
+}
+
+impl Choices {
+    /// Those that `args` made for `model`.
+    pub fn new(args: &EngineArgs, model: &Model) -> Choices {
+        Choices {
+            weights: args.weights.name(),
+            mla_up: model.config.mla.map(|_| match args.mla_up() {
+                MlaUp::Before => "before",
+                MlaUp::After | MlaUp::Auto => "after",
+            }),
+            ffn_reduce: model.config.moe.as_ref().map(|_| match args.ffn_reduce() {
+                FfnReduce::World => "world",
+                FfnReduce::Grid => "grid",
+            }),
+        }
+    }
 }
 
 /// Processors that this process may use.
@@ -47,6 +109,8 @@ pub fn options(args: &EngineArgs, layout: &Layout, console: &Console) -> Outcome
         threads_per_rank: threads,
         precision: args.precision(),
         kv_type: args.kv_type(),
+        mla_up: args.mla_up(),
+        ffn_reduce: args.ffn_reduce(),
         ..EngineOptions::default()
     })
 }
@@ -67,16 +131,25 @@ pub fn start(
 /// What layouts of `model` are chosen by, for sequences of about `context` tokens.
 pub fn read_cost(model: &Model, kv_type: KvType, context: usize) -> Outcome<ReadCost> {
     let whole = Layout::new(&model.shape(), LayoutSpec::new(Strategy::Helix, 1, 1))?;
-    let held = Reads::held(&whole, Rank(0), 0);
-    let head = model.tensor(model.head_name())?.data.len() as u64;
-    let layers = rank_bytes(model, &whole, Rank(0))?.saturating_sub(head);
+    let elements = Reads::held(&whole, Rank(0), 1);
+    let held = Holdings::of(model, &whole, Rank(0))?;
     let bits = |bytes: u64, elements: u64| bytes as f64 * 8.0 / elements as f64;
-    let head_dim = model.config.head_dim;
+    let kv_bytes =
+        (model.config.layers * model.config.kv_heads * page(model, kv_type).token_bytes()) as u64;
     Ok(ReadCost {
-        weight_bits: bits(layers, held.layer_weights()),
-        head_bits: bits(head, held.head),
-        kv_bits: bits(PageShape::new(head_dim, kv_type).token_bytes() as u64, 2 * head_dim as u64),
+        weight_bits: bits(held.total() - held.head, elements.layer_weights()),
+        head_bits: bits(held.head, elements.head),
+        kv_bits: bits(kv_bytes, elements.kv),
         context,
         collective_bytes: ReadCost::IN_PROCESS_COLLECTIVE_BYTES,
     })
+}
+
+/// What a page of `model`'s cache holds.
+pub fn page(model: &Model, kv_type: KvType) -> PageShape {
+    let head_dim = model.config.head_dim;
+    match &model.config.mla {
+        Some(mla) => PageShape::latent(head_dim, mla.kv_lora, kv_type),
+        None => PageShape::new(head_dim, kv_type),
+    }
 }

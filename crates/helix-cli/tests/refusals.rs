@@ -31,8 +31,14 @@ fn models() {
     let cut = file("cut.gguf", &bytes[..bytes.len() / 2]);
     let head = file("head.gguf", &bytes[..100]);
     let cases: [(String, &[&str]); 7] = [
-        ("run no-such-model -p x".into(), &["there is no file no-such-model", "helix/models"]),
-        ("run /no/such/model.gguf -p x".into(), &["there is no file /no/such/model.gguf"]),
+        (
+            "run no-such-model -p x".into(),
+            &["there is no file or directory no-such-model", "helix/models"],
+        ),
+        (
+            "run /no/such/model.gguf -p x".into(),
+            &["there is no file or directory /no/such/model.gguf"],
+        ),
         (format!("run {} -p x", directory().display()), &["has no config.json"]),
         (format!("run {} -p x", text.display()), &["text.gguf", "not a GGUF file"]),
         (format!("run {} -p x", empty.display()), &["empty.gguf"]),

@@ -207,11 +207,17 @@ impl Engine {
         self.truncate(slot, 0);
     }
 
+    /// Whether `slot`'s sequence can go back to `len` positions: it is as long, and sliding windows
+    /// have not passed what would be needed again.
+    pub fn can_truncate(&self, slot: usize, len: usize) -> bool {
+        len <= self.lens[slot] && (len == 0 || len >= self.floors[slot])
+    }
+
     /// Forgets the positions of `slot`'s sequence from `len` on.
     ///
     /// # Panics
     /// There is no such slot, its sequence is shorter, or sliding windows have passed positions
-    /// that would be needed again: [`EngineOptions::rewind`].
+    /// that would be needed again: [`Engine::can_truncate`], [`EngineOptions::rewind`].
     pub fn truncate(&mut self, slot: usize, len: usize) {
         assert!(len <= self.lens[slot], "slot {slot} holds {} positions", self.lens[slot]);
         let floor = self.floors[slot];

@@ -35,6 +35,6 @@ pub use model::Model;
 pub use tensor::Tensor;
 pub use tokenizer::*;
 pub use weights::{
-    AttentionWeights, DenseWeights, ExpertWeights, FfnWeights, HeadsWeights, LatentWeights,
-    LayerWeights, MoeWeights, RankWeights, SharedShards, rank_bytes,
+    AttentionWeights, DenseWeights, ExpertWeights, FfnWeights, HeadsWeights, Holdings,
+    LatentWeights, LayerWeights, MoeWeights, RankWeights, SharedShards, rank_bytes,
 };

@@ -1,5 +1,6 @@
 //! What one rank holds: its shards of every matrix, repacked for the kernels.
 
+mod holdings;
 mod layer;
 mod shards;
 
@@ -11,6 +12,7 @@ use std::thread;
 use helix_kernels::{Matrix, PackError, Precision};
 use helix_layout::{Layout, Rank};
 
+pub use holdings::Holdings;
 pub use layer::{
     AttentionWeights, DenseWeights, ExpertWeights, FfnWeights, HeadsWeights, LatentWeights,
     LayerWeights, MoeWeights,

@@ -6,6 +6,7 @@ use crate::console::{Bar, Console, Unit};
 use crate::failure::{Failure, Outcome};
 use crate::figures::{self, Spread, rounded};
 use crate::output::Table;
+use crate::setup::Choices;
 use crate::{output, ranks, setup};
 use helix_engine::{Engine, EngineOptions, Line, RankCounters};
 use helix_model::Model;
@@ -39,7 +40,7 @@ enum Kind {
 pub fn run(args: BenchArgs) -> Outcome {
     let console = Console::new(args.output.quiet);
     let tests = tests(&args)?;
-    let model = setup::open(&args.model)?;
+    let model = setup::open(&args.model, &args.engine, &console)?;
     let longest = tests.iter().map(|test| test.depth.saturating_add(test.tokens)).max();
     let longest = longest.unwrap_or(1);
     let trained = model.config.context;
@@ -57,6 +58,8 @@ pub fn run(args: BenchArgs) -> Outcome {
         max_sequences: batch,
         max_step_tokens: STEP_TOKENS.max(batch),
         max_logits: batch,
+        // Repetitions go back to where the first began, whatever windows have passed since.
+        rewind: tests.iter().map(|test| test.tokens).max().unwrap_or(0),
         ..setup::options(&args.engine, &layout, &console)?
     };
     let engine = setup::start(&model, layout, options, &console)?;
@@ -65,7 +68,7 @@ pub fn run(args: BenchArgs) -> Outcome {
     let mut bench = Bench::new(engine, &model, args.repetitions);
     let runs = tests.iter().map(|test| bench.measure(*test, &bar)).collect::<Outcome<Vec<_>>>()?;
     drop(bar);
-    report(&args, &bench.engine, runs)
+    report(&args, Choices::new(&args.engine, &model), &bench.engine, runs)
 }
 
 /// What to time, shallow depths first so that the cache is filled once.
@@ -296,12 +299,14 @@ struct Report<'a> {
     threads_per_rank: usize,
     kv_type: &'static str,
     isa: &'static str,
+    #[serde(flatten)]
+    choices: Choices,
     /// The median over tests.
     read_gb_s: f64,
     runs: &'a [Run],
 }
 
-fn report(args: &BenchArgs, engine: &Engine, runs: Vec<Run>) -> Outcome {
+fn report(args: &BenchArgs, choices: Choices, engine: &Engine, runs: Vec<Run>) -> Outcome {
     let reads: Vec<f64> = runs.iter().map(|run| run.read_gb_s).collect();
     let report = Report {
         model: args.model.display().to_string(),
@@ -309,6 +314,7 @@ fn report(args: &BenchArgs, engine: &Engine, runs: Vec<Run>) -> Outcome {
         threads_per_rank: engine.options().threads_per_rank,
         kv_type: engine.options().kv_type.name(),
         isa: helix_kernels::cpu().name(),
+        choices,
         read_gb_s: rounded(Spread::of(&reads).map_or(0.0, |reads| reads.median), 2),
         runs: &runs,
     };

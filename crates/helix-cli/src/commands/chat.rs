@@ -62,7 +62,7 @@ struct Chat<'a> {
 
 /// Runs the chat.
 pub fn run(args: &RunArgs, sampling: SamplerOptions, console: &Console) -> Outcome {
-    let model = setup::open(&args.model)?;
+    let model = setup::open(&args.model, &args.engine, console)?;
     let template = template(&model)?;
     let tokenizer = model.tokenizer()?;
     let room = context(args, &model, DEFAULT_CONTEXT, console);

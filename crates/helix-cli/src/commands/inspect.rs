@@ -1,14 +1,19 @@
 //! `helix inspect`: what a model is, and what each rank of a layout holds and reads.
 
+mod formulas;
+mod holdings;
+
 use crate::args::InspectArgs;
 use crate::console::Console;
 use crate::failure::Outcome;
-use crate::figures::{bytes, rounded};
+use crate::figures::bytes;
 use crate::output::Table;
+use crate::setup::Choices;
 use crate::{output, setup};
-use helix_kernels::kv::PageShape;
-use helix_layout::{Degrees, Layout, Rank, ReadCost};
-use helix_model::{Model, ModelError, RopeStyle, rank_bytes};
+use formulas::{DenseFormula, Formulas, WindowFormula};
+use helix_model::config::{Mla, Moe, Rope};
+use helix_model::{Model, ModelError, RopeStyle};
+use holdings::{KvKind, RankView, copies};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -20,7 +25,7 @@ const USUAL_CONTEXT: usize = 4096;
 /// Runs the command.
 pub fn run(args: InspectArgs) -> Outcome {
     let console = Console::new(args.output.quiet);
-    let model = setup::open(&args.model)?;
+    let model = setup::open(&args.model, &args.engine, &console)?;
     let trained = model.config.context;
     let mut contexts = match args.context.is_empty() {
         true => vec![0, USUAL_CONTEXT.min(trained), trained],
@@ -31,18 +36,18 @@ pub fn run(args: InspectArgs) -> Outcome {
     let longest = contexts.last().copied().unwrap_or(trained);
     let kv_type = args.engine.kv_type();
     let layout = args.layout.resolve(&model, kv_type, longest, &console)?;
-    let page = PageShape::new(model.config.head_dim, kv_type);
     let ranks = layout
         .all_ranks()
-        .map(|rank| RankView::new(&model, &layout, rank, page, &contexts))
+        .map(|rank| RankView::new(&model, &layout, rank, &args.engine, &contexts))
         .collect::<Result<Vec<_>, ModelError>>()?;
     let cost = setup::read_cost(&model, kv_type, longest)?;
     let report = Report {
         model: ModelView::new(&model)?,
         layout: layout.name(),
         kv_type: kv_type.name(),
+        choices: Choices::new(&args.engine, &model),
         kv_copies: copies(&layout),
-        formulas: Formulas::new(&layout, &cost, longest),
+        formulas: Formulas::new(&model, &layout, &cost, longest),
         ranks,
     };
     match args.output.json {
@@ -57,17 +62,12 @@ struct Report {
     model: ModelView,
     layout: String,
     kv_type: &'static str,
+    #[serde(flatten)]
+    choices: Choices,
     /// How often each key and value is stored, on average; 1 unless the strategy duplicates.
     kv_copies: f64,
     formulas: Formulas,
     ranks: Vec<RankView>,
-}
-
-/// How often a KV head's token is stored among the ranks that serve its sequence, on average.
-fn copies(layout: &Layout) -> f64 {
-    let stored: usize = layout.all_ranks().map(|rank| layout.kv_heads(rank).len()).sum();
-    let Degrees { kvp, dp, .. } = layout.degrees();
-    stored as f64 / (layout.shape().kv_heads * kvp * dp) as f64
 }
 
 #[derive(Serialize)]
@@ -84,6 +84,16 @@ struct ModelView {
     context: usize,
     tied_head: bool,
     rope: Value,
+    /// Of layers with a window, where it is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window_rope: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mla: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moe: Option<Value>,
+    sinks: bool,
     tokenizer: String,
     chat_template: bool,
     file_bytes: usize,
@@ -129,7 +139,18 @@ impl ModelView {
             vocab: config.vocab,
             context: config.context,
             tied_head: config.tied_head,
-            rope: rope(model),
+            rope: rope(&config.ropes[0]),
+            window_rope: config.ropes.get(1).map(rope),
+            window: config.window.map(|positions| {
+                let layers = (0..config.layers).filter(|&l| config.window(l).is_some()).count();
+                json!({ "positions": positions, "layers": layers })
+            }),
+            mla: config.mla.as_ref().map(mla),
+            moe: config.moe.as_ref().map(|moe| {
+                let layers = (0..config.layers).filter(|&l| config.moe(l).is_some()).count();
+                experts(moe, layers)
+            }),
+            sinks: config.sinks,
             tokenizer: tokenizer.trim().to_owned(),
             chat_template: match model.gguf() {
                 Some(_) => !text("tokenizer.chat_template")?.is_empty(),
@@ -142,8 +163,22 @@ impl ModelView {
     }
 }
 
-fn rope(model: &Model) -> Value {
-    let rope = model.config.rope(0);
+fn mla(mla: &Mla) -> Value {
+    let &Mla { q_lora, kv_lora, nope, rope, value } = mla;
+    json!({ "q_lora": q_lora, "kv_lora": kv_lora, "nope": nope, "rope": rope, "value": value })
+}
+
+fn experts(moe: &Moe, layers: usize) -> Value {
+    json!({
+        "layers": layers,
+        "experts": moe.experts,
+        "top_k": moe.routing.top_k,
+        "ffn": moe.ffn,
+        "shared_ffn": moe.shared_ffn,
+    })
+}
+
+fn rope(rope: &Rope) -> Value {
     json!({
         "base": rope.base,
         "dims": rope.dims,
@@ -156,181 +191,147 @@ fn rope(model: &Model) -> Value {
     })
 }
 
-/// One rank's holdings.
-#[derive(Serialize)]
-struct RankView {
-    rank: usize,
-    kvp: usize,
-    tpa: usize,
-    /// Counts; the ranges that they are of follow.
-    q_heads: usize,
-    kv_heads: usize,
-    out_heads: usize,
-    q_head_range: Range<usize>,
-    kv_head_range: Range<usize>,
-    out_head_range: Range<usize>,
-    ffn_cols: Range<usize>,
-    vocab_rows: Range<usize>,
-    /// Its matrices as they are on disk.
-    weight_bytes: u64,
-    /// Mean over the positions of a sequence, of which it stores one KVP-th.
-    kv_bytes_per_token: Value,
-    /// What it stores of each position that it does store.
-    kv_bytes_per_owned_token: u64,
-    reads: Vec<Read>,
-}
-
-/// What a rank reads to decode one token.
-#[derive(Serialize)]
-struct Read {
-    context: usize,
-    weight_bytes: u64,
-    kv_bytes: u64,
-}
-
-impl RankView {
-    fn new(
-        model: &Model,
-        layout: &Layout,
-        rank: Rank,
-        page: PageShape,
-        contexts: &[usize],
-    ) -> Result<RankView, ModelError> {
-        let at = layout.attention(rank);
-        let (q, kv, out) = (layout.q_heads(rank), layout.kv_heads(rank), layout.out_heads(rank));
-        let weight_bytes = rank_bytes(model, layout, rank)?;
-        let owned = (model.config.layers * kv.len() * page.token_bytes()) as u64;
-        let kvp = layout.degrees().kvp as u64;
-        let read = |&context: &usize| Read {
-            context,
-            weight_bytes,
-            kv_bytes: owned.saturating_mul(layout.owned_before(at.kvp, context) as u64),
-        };
-        Ok(RankView {
-            rank: rank.0,
-            kvp: at.kvp,
-            tpa: at.tpa,
-            q_heads: q.len(),
-            kv_heads: kv.len(),
-            out_heads: out.len(),
-            q_head_range: q,
-            kv_head_range: kv,
-            out_head_range: out,
-            ffn_cols: layout.ffn_cols(rank),
-            vocab_rows: layout.vocab_rows(rank),
-            weight_bytes,
-            kv_bytes_per_token: match owned % kvp {
-                0 => json!(owned / kvp),
-                _ => json!(rounded(owned as f64 / kvp as f64, 2)),
-            },
-            kv_bytes_per_owned_token: owned,
-            reads: contexts.iter().map(read).collect(),
-        })
-    }
-}
-
-/// The paper's appendix A with this layout's numbers: bytes per layer that a rank reads to decode
-/// a token. Times are these over the memory's bandwidth.
-#[derive(Serialize)]
-struct Formulas {
-    t_kv: String,
-    t_kv_bytes: f64,
-    t_w: String,
-    t_w_bytes: f64,
-    context: usize,
-}
-
-impl Formulas {
-    fn new(layout: &Layout, cost: &ReadCost, context: usize) -> Formulas {
-        let Degrees { kvp, tpa, tpf, .. } = layout.degrees();
-        let shape = layout.shape();
-        let (h, q, k, hsz, f) =
-            (shape.hidden, shape.q_heads, shape.kv_heads, shape.head_dim, shape.ffn);
-        let (kv_bytes, weight_bytes) = (cost.kv_bits / 8.0, cost.weight_bits / 8.0);
-        let heads = k.div_ceil(tpa) as f64;
-        let over = |a: usize, b: usize| a as f64 / b as f64;
-        let (h_, hsz_) = (h as f64, hsz as f64);
-        let kv = 2.0 * heads * hsz_ * over(context, kvp) * kv_bytes;
-        let weights =
-            2.0 * h_ * over(q, tpa) * hsz_ + 2.0 * h_ * heads * hsz_ + 3.0 * h_ * over(f, tpf);
-        Formulas {
-            t_kv: format!(
-                "B·2·⌈K/TPA⌉·Hsz·(S/KVP)·bytes = 1·2·⌈{k}/{tpa}⌉·{hsz}·({context}/{kvp})·{kv_bytes:.4}"
-            ),
-            t_kv_bytes: kv.round(),
-            t_w: format!(
-                "(2·H·(Q/TPA)·Hsz + 2·H·⌈K/TPA⌉·Hsz + 3·H·F/TPF)·bytes = \
-                 (2·{h}·({q}/{tpa})·{hsz} + 2·{h}·⌈{k}/{tpa}⌉·{hsz} + 3·{h}·{f}/{tpf})·{weight_bytes:.4}"
-            ),
-            t_w_bytes: (weights * weight_bytes).round(),
-            context,
-        }
-    }
-}
-
 impl Report {
     fn print(&self, model: &Model, console: &Console) -> Outcome {
         output::text(&format!("{}\n\nlayout: {}\n", self.model.describe(), self.layout))?;
         output::text(&self.holdings().to_string())?;
-        let reads = self.reads().to_string();
+        output::text("\nBytes held\n")?;
+        output::text(&self.bytes().to_string())?;
+        output::text(&self.kv_layers())?;
+        let each = match self.ranks.iter().any(|rank| rank.dp > 0) {
+            true => ", each rank of a sequence of its own",
+            false => "",
+        };
         output::text(&format!(
-            "\nBytes read per decoded token, weights + KV ({})\n",
+            "\nBytes read per decoded token{each}, weights + KV ({})\n",
             self.kv_type
         ))?;
-        output::text(&reads)?;
-        let Formulas { t_kv, t_kv_bytes, t_w, t_w_bytes, context } = &self.formulas;
-        output::text(&format!(
-            "\nThe paper's roofline, per layer, batch 1, S = {context}, in bytes (over the \
-             bandwidth: seconds)\n  T_kv = {t_kv} = {}\n  T_w  = {t_w} = {}\n",
-            bytes(*t_kv_bytes as u64),
-            bytes(*t_w_bytes as u64),
-        ))?;
+        output::text(&self.reads().to_string())?;
+        output::text(&self.formulas.describe())?;
         if self.kv_copies > 1.0 {
+            let kv = match model.config.mla {
+                Some(_) => "one latent".to_owned(),
+                None => format!("{} KV heads", model.config.kv_heads),
+            };
             console.warn(&format!(
-                "this layout stores each key and value {:.2} times: {} KV heads over {} ranks; \
+                "this layout stores each key and value {:.2} times: {kv} over {} ranks; \
                  --strategy helix stores each once",
                 self.kv_copies,
-                model.config.kv_heads,
                 self.ranks.len(),
             ));
         }
         Ok(())
     }
 
+    /// Who has which part of what.
     fn holdings(&self) -> Table {
         let titles = [
             "rank",
             "kvp",
             "tpa",
+            "dp",
+            "tpf",
+            "ep",
             "query heads",
             "KV heads",
             "out heads",
             "FFN columns",
+            "experts",
+            "expert columns",
             "vocabulary",
-            "weights",
-            "KV/token",
         ];
         let mut table = Table::new(0, titles);
         let range = |range: &Range<usize>| match range.is_empty() {
             true => "-".to_owned(),
             false => format!("{}..{}", range.start, range.end),
         };
+        let number = |at: Option<usize>| at.map_or("-".to_owned(), |at| at.to_string());
         for rank in &self.ranks {
-            let kv = rank.kv_bytes_per_token.as_f64().unwrap_or(0.0);
+            let experts = rank.experts.as_ref();
             table.row(vec![
                 rank.rank.to_string(),
                 rank.kvp.to_string(),
                 rank.tpa.to_string(),
+                rank.dp.to_string(),
+                number(rank.tpf),
+                number(rank.ep),
                 range(&rank.q_head_range),
                 range(&rank.kv_head_range),
                 range(&rank.out_head_range),
                 range(&rank.ffn_cols),
+                experts.map_or("-".to_owned(), |experts| range(&experts.held)),
+                experts.map_or("-".to_owned(), |experts| range(&experts.cols)),
                 range(&rank.vocab_rows),
+            ]);
+        }
+        let ranks = &self.ranks;
+        let dense = self.model.moe.is_none();
+        table.drop_columns(|title| match title {
+            "dp" => ranks.iter().all(|rank| rank.dp == 0),
+            "tpf" | "ep" | "experts" | "expert columns" => dense,
+            "FFN columns" => ranks.iter().all(|rank| rank.ffn_cols.is_empty()),
+            _ => false,
+        });
+        table
+    }
+
+    /// What each rank's weights and stored tokens take.
+    fn bytes(&self) -> Table {
+        let titles = [
+            "rank",
+            "attention",
+            "dense FFN",
+            "routers",
+            "shared experts",
+            "experts",
+            "read of them per token",
+            "LM head",
+            "weights",
+            "KV/token",
+        ];
+        let mut table = Table::new(0, titles);
+        for rank in &self.ranks {
+            let kv = rank.kv_bytes_per_token.as_f64().unwrap_or(0.0);
+            table.row(vec![
+                rank.rank.to_string(),
+                bytes(rank.bytes.attention),
+                bytes(rank.bytes.dense_ffn),
+                bytes(rank.bytes.routers),
+                bytes(rank.bytes.shared_experts),
+                bytes(rank.bytes.experts),
+                bytes(rank.expert_bytes_per_token),
+                bytes(rank.bytes.lm_head),
                 bytes(rank.weight_bytes),
                 bytes(kv.round() as u64),
             ]);
         }
+        let none = |of: fn(&RankView) -> u64| self.ranks.iter().all(|rank| of(rank) == 0);
+        table.drop_columns(|title| match title {
+            "dense FFN" => none(|rank| rank.bytes.dense_ffn),
+            "routers" | "experts" | "read of them per token" => none(|rank| rank.bytes.experts),
+            "shared experts" => none(|rank| rank.bytes.shared_experts),
+            _ => false,
+        });
         table
+    }
+
+    /// A line about layers with and without windows, where both are there.
+    fn kv_layers(&self) -> String {
+        let layers = &self.ranks[0].kv_layers;
+        let Some(KvKind { layers: windowed, window: Some(window), .. }) = layers.windowed else {
+            return String::new();
+        };
+        let most = |of: &dyn Fn(&RankView) -> u64| self.ranks.iter().map(of).max().unwrap_or(0);
+        let full_bytes = most(&|rank| rank.kv_layers.full.bytes_per_owned_token);
+        let window_bytes =
+            most(&|rank| rank.kv_layers.windowed.map_or(0, |kind| kind.bytes_per_owned_token));
+        format!(
+            "KV of a stored position: {} in {} layers that see all, {} in {windowed} layers that \
+             see {window} positions and free the pages behind them\n",
+            bytes(full_bytes),
+            layers.full.layers,
+            bytes(window_bytes),
+        )
     }
 
     /// A row per context: what the busiest rank and all ranks together read.
@@ -338,9 +339,9 @@ impl Report {
         let mut table = Table::new(0, ["context", "busiest rank", "all ranks"]);
         for (index, read) in self.ranks[0].reads.iter().enumerate() {
             let all = || self.ranks.iter().map(|rank| &rank.reads[index]);
-            let busiest = all().max_by_key(|read| read.weight_bytes + read.kv_bytes);
+            let busiest = all().max_by_key(|read| read.weight_bytes.saturating_add(read.kv_bytes));
             let pair = |weights: u64, kv: u64| format!("{} + {}", bytes(weights), bytes(kv));
-            let kv = all().map(|read| read.kv_bytes).sum();
+            let kv = all().fold(0u64, |sum, read| sum.saturating_add(read.kv_bytes));
             table.row(vec![
                 read.context.to_string(),
                 busiest.map_or(String::new(), |read| pair(read.weight_bytes, read.kv_bytes)),
@@ -348,6 +349,28 @@ impl Report {
             ]);
         }
         table
+    }
+}
+
+impl Formulas {
+    fn describe(&self) -> String {
+        let Formulas { t_kv, t_kv_bytes, window, t_w, t_w_bytes, dense, context } = self;
+        let mut text = format!(
+            "\nThe paper's roofline, per layer, batch 1, S = {context}, in bytes (over the \
+             bandwidth: seconds)\n"
+        );
+        let mut line = |name: &str, formula: &str, value: f64| {
+            text += &format!("  {name} = {formula} = {}\n", bytes(value as u64));
+        };
+        line("T_kv", t_kv, *t_kv_bytes);
+        if let Some(WindowFormula { t_kv_window, t_kv_window_bytes }) = window {
+            line("T_kv, windowed layers", t_kv_window, *t_kv_window_bytes);
+        }
+        line("T_w ", t_w, *t_w_bytes);
+        if let Some(DenseFormula { t_w_dense, t_w_dense_bytes }) = dense {
+            line("T_w, dense layers", t_w_dense, *t_w_dense_bytes);
+        }
+        text
     }
 }
 
@@ -359,18 +382,21 @@ impl ModelView {
         let formats: Vec<String> = self.formats.iter().map(format).collect();
         let factor = self.rope["factor"].as_f64().map_or(String::new(), |f| format!(" x{f}"));
         format!(
-            "{name}: {arch}, {layers} layers, hidden {hidden}, {q} query heads over {kv} KV heads \
+            "{name}: {arch}, {layers} layers, hidden {hidden}, {q} query heads over {kv} \
              of {dim}, FFN {ffn}, vocabulary {vocab}{tied}\n\
              context {context}; RoPE base {base}, {dims} dimensions, {style}, scaling \
              {scaling}{factor}\n\
-             tokenizer {tokenizer}; {template}\n\
+             {more}tokenizer {tokenizer}; {template}\n\
              {file}, {container}: {formats}",
             name = self.name,
             arch = self.arch,
             layers = self.layers,
             hidden = self.hidden,
             q = self.q_heads,
-            kv = self.kv_heads,
+            kv = match self.mla {
+                Some(_) => "one latent".to_owned(),
+                None => format!("{} KV heads", self.kv_heads),
+            },
             dim = self.head_dim,
             ffn = self.ffn,
             vocab = self.vocab,
@@ -380,6 +406,7 @@ impl ModelView {
             dims = self.rope["dims"],
             style = self.rope["style"].as_str().unwrap_or_default(),
             scaling = self.rope["scaling"].as_str().unwrap_or_default(),
+            more = self.variants(),
             tokenizer = self.tokenizer,
             template = if self.chat_template { "a chat template" } else { "no chat template" },
             file = bytes(self.file_bytes as u64),
@@ -389,5 +416,39 @@ impl ModelView {
             },
             formats = formats.join(", "),
         )
+    }
+
+    /// Lines about what not every model has.
+    fn variants(&self) -> String {
+        let mut text = String::new();
+        if let Some(mla) = &self.mla {
+            let queries = match mla["q_lora"].as_u64() {
+                Some(q_lora) => format!(", queries through {q_lora}"),
+                None => String::new(),
+            };
+            text += &format!(
+                "latent attention: {} + {} elements per token for all heads{queries}; heads of \
+                 {} + {}, values of {}\n",
+                mla["kv_lora"], mla["rope"], mla["nope"], mla["rope"], mla["value"]
+            );
+        }
+        if let Some(moe) = &self.moe {
+            let shared = match moe["shared_ffn"].as_u64() {
+                Some(width) if width > 0 => format!(", shared experts of {width}"),
+                _ => String::new(),
+            };
+            text += &format!(
+                "experts in {} layers: {} of {}, {} per token{shared}\n",
+                moe["layers"], moe["experts"], moe["ffn"], moe["top_k"]
+            );
+        }
+        if let Some(window) = &self.window {
+            let sinks = if self.sinks { "; sinks" } else { "" };
+            text += &format!(
+                "{} of {} layers see {} positions{sinks}\n",
+                window["layers"], self.layers, window["positions"]
+            );
+        }
+        text
     }
 }

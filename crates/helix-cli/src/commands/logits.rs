@@ -20,7 +20,7 @@ const STEP_TOKENS: usize = 128;
 pub fn run(args: LogitsArgs) -> Outcome {
     let console = Console::new(args.output.quiet);
     let target = Target::new(&args.out)?;
-    let model = setup::open(&args.model)?;
+    let model = setup::open(&args.model, &args.engine, &console)?;
     let tokens = &args.tokens;
     check_tokens(tokens, &model)?;
     let kv_type = args.engine.kv_type();
@@ -39,6 +39,7 @@ pub fn run(args: LogitsArgs) -> Outcome {
         ("model".to_owned(), model.config.name.clone()),
         ("precision".to_owned(), format!("{:?}", options.precision).to_lowercase()),
         ("kv_type".to_owned(), kv_type.to_string()),
+        ("weights".to_owned(), args.engine.weights.name().to_owned()),
     ]);
     let shape = [tokens.len(), engine.vocab()];
     target.write(&bytes, &shape, metadata)?;

@@ -7,6 +7,7 @@ use crate::args::PerplexityArgs;
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
 use crate::figures::rounded;
+use crate::setup::Choices;
 use crate::{output, setup};
 use helix_engine::{Engine, EngineOptions};
 use helix_model::Tokenizer;
@@ -21,7 +22,7 @@ const SCORED_TOKENS: usize = 128;
 pub fn run(args: PerplexityArgs) -> Outcome {
     let console = Console::new(args.output.quiet);
     let text = read_text(&args.file)?;
-    let model = setup::open(&args.model)?;
+    let model = setup::open(&args.model, &args.engine, &console)?;
     let tokenizer = model.tokenizer()?;
     let tokens = tokenizer.encode(&text, true);
     let size = args.context;
@@ -58,7 +59,7 @@ pub fn run(args: PerplexityArgs) -> Outcome {
         bar.add(1);
     }
     drop(bar);
-    report(&args, &scorer, chunks)
+    report(&args, Choices::new(&args.engine, &model), &scorer, chunks)
 }
 
 /// Whether the model's texts start with BOS.
@@ -170,6 +171,8 @@ fn loss(row: &[f32], target: u32) -> f64 {
 struct Report {
     model: String,
     layout: String,
+    #[serde(flatten)]
+    choices: Choices,
     perplexity: f64,
     /// Tokens whose predictions were scored.
     tokens: usize,
@@ -180,11 +183,12 @@ struct Report {
     standard_error: Option<f64>,
 }
 
-fn report(args: &PerplexityArgs, scorer: &Scorer, chunks: usize) -> Outcome {
+fn report(args: &PerplexityArgs, choices: Choices, scorer: &Scorer, chunks: usize) -> Outcome {
     let sum = &scorer.sum;
     let report = Report {
         model: args.model.display().to_string(),
         layout: scorer.engine.layout().name(),
+        choices,
         perplexity: rounded(sum.perplexity(), 6),
         tokens: sum.tokens,
         chunks,

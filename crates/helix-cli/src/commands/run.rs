@@ -7,6 +7,7 @@ use crate::failure::{Failure, Outcome};
 use crate::figures::{self, Spread};
 use crate::generate::{Generated, Sequence, Stop, Until, check_context};
 use crate::ranks::{self, RankReport};
+use crate::setup::Choices;
 use crate::{interrupt, output, setup};
 use helix_engine::EngineOptions;
 use helix_engine::sampler::{Sampler, SamplerOptions};
@@ -24,7 +25,7 @@ pub fn run(args: RunArgs) -> Outcome {
         return chat::run(&args, sampling, &console);
     }
     let text = prompt_text(&args)?;
-    let model = setup::open(&args.model)?;
+    let model = setup::open(&args.model, &args.engine, &console)?;
     let tokenizer = model.tokenizer()?;
     let prompt = encode(&args, &text, &model, &tokenizer)?;
     if prompt.is_empty() {
@@ -44,7 +45,13 @@ pub fn run(args: RunArgs) -> Outcome {
     };
     let made = sequence.generate(&prompt, &tokenizer, &mut sampler, until, &console, &mut emit)?;
     if args.output.json {
-        return output::json(&Report::new(&args, &sequence, &made, sampling));
+        return output::json(&Report::new(
+            &args,
+            Choices::new(&args.engine, &model),
+            &sequence,
+            &made,
+            sampling,
+        ));
     }
     if !made.text.ends_with('\n') {
         output::text("\n")?;
@@ -187,6 +194,8 @@ struct Report<'a> {
     model: String,
     layout: String,
     threads_per_rank: usize,
+    #[serde(flatten)]
+    choices: Choices,
     text: &'a str,
     tokens: &'a [u32],
     stop: Stop,
@@ -204,6 +213,7 @@ struct Report<'a> {
 impl<'a> Report<'a> {
     fn new(
         args: &RunArgs,
+        choices: Choices,
         sequence: &Sequence,
         made: &'a Generated,
         sampling: SamplerOptions,
@@ -214,6 +224,7 @@ impl<'a> Report<'a> {
             model: args.model.display().to_string(),
             layout: sequence.engine().layout().name(),
             threads_per_rank: sequence.engine().options().threads_per_rank,
+            choices,
             text: &made.text,
             tokens: &made.tokens,
             stop: made.stop,

@@ -7,6 +7,7 @@ use super::run::read_text;
 use crate::args::{EngineArgs, VerifyArgs};
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
+use crate::setup::Choices;
 use crate::{output, setup};
 use compare::{Comparison, Verdict};
 use helix_kernels::Precision;
@@ -41,7 +42,7 @@ pub fn run(args: VerifyArgs) -> Outcome {
         (None, Some(path)) => vec![read_text(path)?],
         (None, None) => PROMPTS.map(str::to_owned).to_vec(),
     };
-    let model = setup::open(&args.model)?;
+    let model = setup::open(&args.model, &args.engine, &console)?;
     let layouts = layouts(&args, &model.shape())?;
     let tokenizer = model.tokenizer()?;
     let prompts: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text, true)).collect();
@@ -72,7 +73,8 @@ pub fn run(args: VerifyArgs) -> Outcome {
         bar.add(1);
     }
     drop(bar);
-    conclude(&args, &engine, &script, tolerance, reports)
+    let choices = Choices::new(&engine, &model);
+    conclude(&args, choices, &engine, &script, tolerance, reports)
 }
 
 /// Largest logit difference that passes: a few times what was measured on a real model; see the
@@ -151,6 +153,8 @@ struct Report<'a> {
     tolerance: f32,
     precise: bool,
     kv_type: &'static str,
+    #[serde(flatten)]
+    choices: Choices,
     prompt_tokens: Vec<usize>,
     decoded_tokens: usize,
     layouts: &'a [LayoutReport],
@@ -201,6 +205,7 @@ impl LayoutReport {
 
 fn conclude(
     args: &VerifyArgs,
+    choices: Choices,
     engine: &EngineArgs,
     script: &Script,
     tolerance: f32,
@@ -214,6 +219,7 @@ fn conclude(
             tolerance,
             precise: engine.precision() == Precision::Precise,
             kv_type: engine.kv_type().name(),
+            choices,
             prompt_tokens: script.prompts().iter().map(Vec::len).collect(),
             decoded_tokens: args.tokens * script.prompts().len(),
             layouts: &reports,

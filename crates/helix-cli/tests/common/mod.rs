@@ -35,6 +35,11 @@ pub fn model() -> &'static str {
     MODEL.get_or_init(|| file("tiny.gguf", model_bytes())).to_str().expect("UTF-8")
 }
 
+/// A tiny model of the engine's tests: a Hugging Face directory.
+pub fn fixture(name: &str) -> String {
+    format!("{}/../helix-engine/tests/fixtures/hf/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
 /// The command, with nothing on standard input.
 pub fn helix<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_helix"));
