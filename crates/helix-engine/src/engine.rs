@@ -1,5 +1,6 @@
 //! All ranks of a layout in one process.
 
+use crate::batch::Sight;
 use crate::comms::Comms;
 use crate::counters::RankCounters;
 use crate::rank::{Rank, kv_sizes, largest_messages};
@@ -27,8 +28,8 @@ pub struct Engine {
     lens: Vec<usize>,
     /// How far each may be truncated.
     floors: Vec<usize>,
-    /// Whether layers have sliding windows.
-    windowed: bool,
+    /// Of layers that have one.
+    window: Option<usize>,
     steps: u64,
     /// Rows of logits that the last step left.
     rows: usize,
@@ -79,7 +80,7 @@ impl Engine {
             ranks,
             lens: vec![0; options.max_sequences],
             floors: vec![0; options.max_sequences],
-            windowed: model.config.window.is_some(),
+            window: model.config.window,
             steps: 0,
             rows: 0,
             broken: false,
@@ -139,10 +140,10 @@ impl Engine {
         Ok(&mut root.buffers.logits[..self.rows * self.vocab])
     }
 
-    /// Sliding windows may have passed what queries before `position` see, but for what is kept.
+    /// A run from `position` on may have lost what queries before it see, but for what is kept.
     fn pass(&mut self, slot: usize, position: usize) {
-        if self.windowed {
-            let kept = position.saturating_sub(self.options.rewind);
+        if Sight::hidden_before(self.window, position) > self.options.rewind {
+            let kept = position - self.options.rewind;
             self.floors[slot] = self.floors[slot].max(kept);
         }
     }

@@ -103,12 +103,12 @@ impl KvCache {
         while slot.first + slot.pages.len() > end.max(slot.first) {
             free.push(slot.pages.pop().expect("the loop's condition"));
         }
-        if slot.pages.is_empty() {
-            slot.first = first.min(end);
-        }
         let gone = first.saturating_sub(slot.first).min(slot.pages.len());
         free.extend(slot.pages.drain(..gone));
         slot.first += gone;
+        if slot.pages.is_empty() {
+            slot.first = first.min(end);
+        }
         while slot.first + slot.pages.len() < end {
             slot.pages.push(free.pop().expect("a page for every token of every sequence"));
         }

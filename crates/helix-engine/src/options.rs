@@ -21,8 +21,8 @@ pub struct EngineOptions {
     pub max_step_tokens: usize,
     /// Rows of logits that a step may ask for.
     pub max_logits: usize,
-    /// Positions that a sequence may be truncated by, back to where it was, although a sliding
-    /// window has passed them.
+    /// How far before the start of its furthest run a sequence may be truncated, where sliding
+    /// windows have passed what it would see there.
     pub rewind: usize,
     /// When latent attention turns latents to values.
     pub mla_up: MlaUp,

@@ -133,7 +133,7 @@ impl Plan {
     /// The first local token that `pool`'s layers may still need once `position` comes next.
     fn needed(&self, pool: usize, position: usize) -> usize {
         let hidden = Sight::hidden_before(self.windows[pool], position);
-        self.local(hidden.saturating_sub(if hidden > 0 { self.rewind } else { 0 }))
+        self.local(hidden.saturating_sub(self.rewind))
     }
 }
 
@@ -227,7 +227,8 @@ pub(crate) fn kv_sizes(
     let pools = windows.iter().enumerate().map(|(pool, window)| {
         let layers = pool_of.iter().filter(|&&of| of == pool).count();
         let tokens = window.map_or(all, |window| {
-            let positions = window + options.rewind + options.max_step_tokens;
+            let kept = window.saturating_add(options.rewind).min(options.max_context);
+            let positions = kept + options.max_step_tokens;
             let period = layout.degrees().kvp * layout.kv_block();
             // As many as lie in so many positions, and the start of the first page.
             let most = (positions.div_ceil(period) + 1) * layout.kv_block() + PAGE_TOKENS;

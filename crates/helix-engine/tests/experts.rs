@@ -2,27 +2,15 @@
 
 mod common;
 
-use common::{engine, logits, precise};
+use common::{engine, fixture, layout, logits, precise};
 use helix_comm::{Collective, Traffic};
 use helix_engine::{Engine, EngineOptions, FfnReduce, MlaUp};
 use helix_kernels::Precision;
 use helix_layout::{Layout, Rank};
 use helix_model::{AttentionWeights, FfnWeights, LayerWeights, Model, RankWeights};
 use helix_scheduler::{Step, Wanted};
-use std::path::PathBuf;
-use std::sync::Arc;
 
 const F32: u64 = 4;
-
-fn open(name: &str) -> Arc<Model> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf").join(name);
-    Arc::new(Model::open(&folder).expect("a fixture opens"))
-}
-
-fn layout(model: &Model, name: &str) -> Layout {
-    let spec = helix_layout::LayoutSpec::read(name, &model.shape()).expect("a layout's name");
-    Layout::new(&model.shape(), spec).expect("a legal layout")
-}
 
 /// One token of a new sequence in `slot`.
 fn decode(engine: &mut Engine, slot: usize, token: u32) {
@@ -56,7 +44,7 @@ fn bytes(model: &Model, layout: &Layout, rank: usize) -> (u64, u64) {
 #[test]
 fn a_token_reads_the_experts_that_it_goes_to_and_no_others() {
     for name in ["qwen3-moe", "mixtral", "gpt-oss", "deepseek-v3"] {
-        let model = open(name);
+        let model = fixture(name);
         let moe = model.config.moe.clone().expect("experts");
         for spec in ["helix", "helix kvp=2 tpf=1 ep=2", "helix kvp=2 tpf=2 ep=1"] {
             let layout = layout(&model, spec);
@@ -84,7 +72,7 @@ fn a_token_reads_the_experts_that_it_goes_to_and_no_others() {
 
 #[test]
 fn many_tokens_read_an_expert_once() {
-    let model = open("mixtral");
+    let model = fixture("mixtral");
     let layout = layout(&model, "helix");
     let mut engine = engine(&model, layout, precise());
     let tokens: Vec<u32> = (0..60).collect();
@@ -97,7 +85,7 @@ fn many_tokens_read_an_expert_once() {
 
 #[test]
 fn helix_cuts_the_latent_and_tp_duplicates_it() {
-    let model = open("deepseek-v3");
+    let model = fixture("deepseek-v3");
     let tokens: Vec<u32> = (0..64).collect();
     let held = |spec: &str| {
         let mut engine = engine(&model, layout(&model, spec), precise());
@@ -114,7 +102,7 @@ fn helix_cuts_the_latent_and_tp_duplicates_it() {
 
 #[test]
 fn values_before_the_all_to_all_are_fewer_bytes_to_send_and_more_to_read() {
-    let model = open("deepseek-v3");
+    let model = fixture("deepseek-v3");
     let config = &model.config;
     let mla = config.mla.expect("latent attention");
     let tokens: Vec<u32> = (0..10).collect();
@@ -140,7 +128,7 @@ fn values_before_the_all_to_all_are_fewer_bytes_to_send_and_more_to_read() {
 
 #[test]
 fn groups_of_ranks_hold_and_read_their_own_sequences() {
-    let model = open("mixtral");
+    let model = fixture("mixtral");
     let layout = layout(&model, "dp-ep dp=2");
     let options = EngineOptions { max_sequences: 3, ..precise() };
     let mut engine = engine(&model, layout, options);
@@ -165,7 +153,7 @@ fn groups_of_ranks_hold_and_read_their_own_sequences() {
 
 #[test]
 fn two_stages_bring_the_same_sum_over_other_groups() {
-    let model = open("qwen3-moe");
+    let model = fixture("qwen3-moe");
     let layout = layout(&model, "helix kvp=4 tpf=2 ep=2");
     let tokens: Vec<u32> = (0..30).collect();
     let run = |ffn_reduce| {
@@ -189,7 +177,7 @@ fn two_stages_bring_the_same_sum_over_other_groups() {
 
 #[test]
 fn windows_give_back_what_no_query_sees() {
-    let model = open("gemma3");
+    let model = fixture("gemma3");
     let config = &model.config;
     let window = config.window(0).expect("its first layer has a window");
     let sliding = (0..config.layers).filter(|&layer| config.window(layer).is_some()).count();

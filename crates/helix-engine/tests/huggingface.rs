@@ -4,14 +4,14 @@
 
 mod common;
 
-use common::{engine, largest_difference, layouts, logits, precise};
+use common::{directory, engine, largest_difference, layouts, logits, precise};
 use helix_engine::sampler::greedy;
 use helix_engine::{EngineOptions, FfnReduce, MlaUp};
 use helix_layout::{Layout, QkvMode};
 use helix_model::Model;
 use helix_scheduler::{Step, Wanted};
 use safetensors::SafeTensors;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// transformers' own f32 differs from its f64 by up to 3e-5 on these.
@@ -21,10 +21,6 @@ struct Prompt {
     tokens: Vec<u32>,
     logits: Vec<f32>,
     greedy: Vec<u32>,
-}
-
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf")
 }
 
 fn prompts(answers: &Path) -> Vec<Prompt> {
@@ -45,10 +41,10 @@ fn prompts(answers: &Path) -> Vec<Prompt> {
 /// Every fixture: a directory, or a GGUF file of the same weights.
 fn fixtures(name: &str) -> Vec<(String, Arc<Model>, Vec<Prompt>)> {
     let mut all = Vec::new();
-    for path in [folder().join(name), folder().join(format!("{name}.gguf"))] {
+    for path in [directory(name), directory(&format!("{name}.gguf"))] {
         if path.exists() {
             let model = Model::open(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
-            let answers = folder().join(format!("{name}.safetensors"));
+            let answers = directory(&format!("{name}.safetensors"));
             let name = path.file_name().expect("a name").to_string_lossy().into_owned();
             all.push((name, Arc::new(model), prompts(&answers)));
         }
@@ -113,7 +109,7 @@ fn check_all(name: &str, ranks: usize) {
 #[test]
 fn every_fixture_on_one_rank() {
     let mut count = 0;
-    for entry in std::fs::read_dir(folder()).expect("the fixtures are in the repository") {
+    for entry in std::fs::read_dir(directory("")).expect("the fixtures are in the repository") {
         let path = entry.expect("a file").path();
         if !path.is_dir() {
             continue;

@@ -1,11 +1,12 @@
 //! The same layout gives the same bits: on every run, with any number of threads, in any slot,
-//! whatever else is in the batch, and however a prompt is cut.
+//! whatever else is in the batch, and however a prompt is cut. Dense models, experts, latents,
+//! sliding windows, sinks and attention groups alike.
 
 mod common;
 mod random;
 
-use common::{engine, precise};
-use helix_engine::{Engine, EngineOptions};
+use common::{engine, fixture, layout, precise};
+use helix_engine::{Engine, EngineOptions, FfnReduce, MlaUp};
 use helix_kernels::kv::KvType;
 use helix_kernels::{Format, Precision};
 use helix_layout::Layout;
@@ -19,8 +20,33 @@ const SLOTS: usize = 4;
 const CONTEXT: usize = 80;
 const VOCAB: usize = 200;
 
+/// A model, how it runs, and the layouts that it runs on.
+struct Case {
+    name: &'static str,
+    model: Arc<Model>,
+    options: EngineOptions,
+    layouts: &'static [&'static str],
+}
+
+impl Case {
+    fn each(&self, mut run: impl FnMut(Layout, EngineOptions)) {
+        for name in self.layouts {
+            println!("{}, {name}", self.name);
+            run(layout(&self.model, name), self.options);
+        }
+    }
+}
+
 /// One model in f32, and one whose weights, activations and KV are quantised.
-fn models() -> Vec<(Arc<Model>, EngineOptions)> {
+fn dense() -> Vec<Case> {
+    const LAYOUTS: &[&str] = &[
+        "helix",
+        "helix kvp=2 block=1 qkv=gather",
+        "helix kvp=2 tpa=2",
+        "helix kvp=3 block=16 qkv=gather",
+        "tp tpa=4",
+        "medha kvp=2 tpa=2 block=4",
+    ];
     let floats = Spec { q_heads: 9, kv_heads: 3, vocab: VOCAB, ..Spec::tiny(Arch::Qwen3) };
     let quantised = Spec {
         q_heads: 8,
@@ -35,23 +61,57 @@ fn models() -> Vec<(Arc<Model>, EngineOptions)> {
         embedding_format: Format::Q8_0,
         ..Spec::tiny(Arch::Llama)
     };
-    let options = EngineOptions { max_context: CONTEXT, max_sequences: SLOTS, ..precise() };
-    let fast = EngineOptions { precision: Precision::Fast, kv_type: KvType::F16, ..options };
     let open = |spec| Arc::new(Model::from_gguf_bytes(gguf(&spec, 21)).unwrap());
-    vec![(open(floats), options), (open(quantised), fast)]
+    let case = |name, spec, options| Case { name, model: open(spec), options, layouts: LAYOUTS };
+    vec![case("floats", floats, options()), case("quantised", quantised, fast(KvType::F16))]
 }
 
-const LAYOUTS: [&str; 6] = [
-    "helix",
-    "helix kvp=2 block=1 qkv=gather",
-    "helix kvp=2 tpa=2",
-    "helix kvp=3 block=16 qkv=gather",
-    "tp tpa=4",
-    "medha kvp=2 tpa=2 block=4",
-];
+fn options() -> EngineOptions {
+    EngineOptions { max_context: CONTEXT, max_sequences: SLOTS, rewind: 0, ..precise() }
+}
 
-fn layout(model: &Model, name: &str) -> Layout {
-    Layout::new(&model.shape(), name.parse().unwrap()).expect(name)
+/// What runs unless asked otherwise.
+fn fast(kv_type: KvType) -> EngineOptions {
+    EngineOptions { precision: Precision::Fast, kv_type, ..options() }
+}
+
+/// Experts, latents, windows and sinks; precise and fast, attention groups among the layouts.
+fn architectures() -> Vec<Case> {
+    const HEADS: &[&str] = &[
+        "helix",
+        "helix kvp=2 tpf=1 ep=2 block=1 qkv=gather",
+        "helix kvp=2 tpf=2 ep=1",
+        "tp tpa=3 tpf=1 ep=3",
+        "medha kvp=2 tpa=1 block=4",
+        "dp-ep dp=2",
+        "dp-ep dp=4 tpf=2 ep=2",
+    ];
+    const LATENTS: &[&str] = &[
+        "helix",
+        "helix kvp=2 tpf=1 ep=2 block=1 qkv=gather",
+        "helix kvp=4 tpf=2 ep=2",
+        "tp tpa=2 tpf=2 ep=1",
+        "dp-ep dp=3",
+    ];
+    const DENSE: &[&str] = &["helix kvp=2 block=1", "tp tpa=3", "dp-ep dp=2"];
+    let grid = EngineOptions { ffn_reduce: FfnReduce::Grid, ..options() };
+    let before = EngineOptions { mla_up: MlaUp::Before, ..grid };
+    let cases: [(&'static str, EngineOptions, &'static [&'static str]); 8] = [
+        ("qwen3-moe", grid, HEADS),
+        ("mixtral", fast(KvType::Q8_0), HEADS),
+        ("gpt-oss", options(), HEADS),
+        ("gpt-oss-mxfp4", fast(KvType::F16), HEADS),
+        ("deepseek-v2", before, LATENTS),
+        ("deepseek-v3", fast(KvType::F16), LATENTS),
+        ("deepseek-v3-fp8", fast(KvType::Q8_0), LATENTS),
+        ("gemma3", options(), DENSE),
+    ];
+    let case = |(name, options, layouts)| Case { name, model: fixture(name), options, layouts };
+    cases.map(case).into()
+}
+
+fn cases() -> impl Iterator<Item = Case> {
+    dense().into_iter().chain(architectures())
 }
 
 fn text(seed: u64, len: usize) -> Vec<u32> {
@@ -79,13 +139,12 @@ fn alone(engine: &mut Engine, slot: usize, text: &[u32], piece: usize) -> Vec<u3
 #[test]
 fn any_number_of_threads_and_every_run() {
     let text = text(1, 70);
-    for (model, options) in models() {
-        for name in LAYOUTS {
-            let layout = layout(&model, name);
+    for case in cases() {
+        case.each(|layout, options| {
             let mut first = None;
             for threads_per_rank in [1, 2, 3, 5] {
                 let options = EngineOptions { threads_per_rank, ..options };
-                let mut engine = engine(&model, layout, options);
+                let mut engine = engine(&case.model, layout, options);
                 for run in 0..2 {
                     // The first run in pages that are new, the second in pages that were used.
                     let found = alone(&mut engine, 0, &text, 40);
@@ -93,34 +152,33 @@ fn any_number_of_threads_and_every_run() {
                     assert!(same, "{layout}, {threads_per_rank} threads, run {run}");
                 }
             }
-        }
+        });
     }
 }
 
 #[test]
 fn any_piece_of_a_prompt() {
     let text = text(2, 64);
-    for (model, options) in models() {
-        for name in LAYOUTS {
-            let layout = layout(&model, name);
-            let mut engine = engine(&model, layout, options);
+    for case in cases() {
+        case.each(|layout, options| {
+            let mut engine = engine(&case.model, layout, options);
             let whole = alone(&mut engine, 0, &text, 64);
             for piece in [1, 3, 16, 17, 33] {
                 let found = alone(&mut engine, 0, &text, piece);
                 assert!(found == whole, "{layout}, pieces of {piece}");
             }
-        }
+        });
     }
 }
 
-/// Sequences in other slots, of other lengths and at other places of the step come and go.
+/// Sequences in other slots, of other lengths and at other places of the step come and go. Under
+/// `dp-ep` another slot is another group of ranks.
 #[test]
 fn any_batch_and_any_slot() {
     let texts: Vec<_> = (0..SLOTS).map(|i| text(30 + i as u64, 20 + 13 * i)).collect();
-    for (model, options) in models() {
-        for name in LAYOUTS {
-            let layout = layout(&model, name);
-            let mut engine = engine(&model, layout, options);
+    for case in cases() {
+        case.each(|layout, options| {
+            let mut engine = engine(&case.model, layout, options);
             let expected: Vec<_> =
                 texts.iter().enumerate().map(|(i, text)| alone(&mut engine, i, text, 9)).collect();
             for round in 0..3 {
@@ -128,6 +186,36 @@ fn any_batch_and_any_slot() {
                 for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
                     assert!(found == expected, "{layout}, round {round}, sequence {index}");
                 }
+            }
+        });
+    }
+}
+
+/// Texts so long that windows give whole pages back, which other sequences then take.
+#[test]
+fn any_company_while_windows_slide() {
+    const LENGTHS: [usize; SLOTS] = [620, 330, 530, 40];
+    let texts: Vec<_> = LENGTHS.iter().map(|&len| text(len as u64, len)).collect();
+    for name in ["mistral", "gpt-oss"] {
+        let model = fixture(name);
+        for spec in ["helix", "helix kvp=2 block=16", "dp-ep dp=2"] {
+            let layout = layout(&model, spec);
+            let run = |threads_per_rank, rewind| {
+                let max_context = 640;
+                let options = EngineOptions { threads_per_rank, rewind, max_context, ..options() };
+                engine(&model, layout, options)
+            };
+            let mut slow = run(1, 0);
+            let expected: Vec<_> =
+                texts.iter().enumerate().map(|(i, text)| alone(&mut slow, i, text, 1)).collect();
+            for (threads, rewind) in [(1, 0), (3, 300)] {
+                let mut engine = run(threads, rewind);
+                for (index, text) in texts.iter().enumerate() {
+                    let found = alone(&mut engine, index, text, 64);
+                    assert!(found == expected[index], "{name}, {layout}: {index} alone");
+                }
+                let found = together(&mut engine, &texts, 1);
+                assert!(found == expected, "{name}, {layout}: together, {threads} threads");
             }
         }
     }
@@ -151,10 +239,11 @@ fn together(engine: &mut Engine, texts: &[Vec<u32>], round: usize) -> Vec<Vec<u3
         if step.is_empty() {
             continue;
         }
+        let vocab = engine.vocab();
         let mut rows = bits(engine.step(&step).unwrap()).into_iter();
         for run in &step.runs {
             let index = (run.slot + SLOTS - round % SLOTS) % SLOTS;
-            found[index].extend(rows.by_ref().take(run.len * VOCAB));
+            found[index].extend(rows.by_ref().take(run.len * vocab));
             done[index] += run.len;
         }
     }

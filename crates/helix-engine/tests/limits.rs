@@ -2,10 +2,9 @@
 
 mod common;
 
-use common::{engine, logits, precise};
+use common::{engine, layout, logits, precise};
 use helix_engine::{Engine, EngineError, EngineOptions};
 use helix_kernels::kv::KvType;
-use helix_layout::Layout;
 use helix_model::gguf::GgmlType;
 use helix_model::synthetic::{Spec, gguf, writer};
 use helix_model::{Arch, Model, ModelError};
@@ -14,10 +13,6 @@ use std::sync::Arc;
 
 fn model() -> Arc<Model> {
     Arc::new(Model::from_gguf_bytes(gguf(&Spec::tiny(Arch::Llama), 41)).unwrap())
-}
-
-fn layout(model: &Model, name: &str) -> Layout {
-    Layout::new(&model.shape(), name.parse().unwrap()).expect(name)
 }
 
 /// 3 slots of 20 positions, steps of 8 tokens, 4 rows of logits.
@@ -179,6 +174,33 @@ fn a_kv_cache_larger_than_memory_is_refused_in_mib() {
         EngineOptions { max_context: u32::MAX as usize, max_sequences: 1 << 20, ..options() };
     let error = refusal(&model, "helix kvp=2", options);
     assert!(matches!(error, EngineError::KvMemory { .. }), "{error:?}");
+}
+
+/// A window's layers need memory for a window, however long the context is; the others for all.
+#[cfg(target_os = "linux")]
+#[test]
+fn windows_need_no_memory_for_a_long_context() {
+    let options = EngineOptions { max_context: 1 << 30, max_sequences: 64, ..options() };
+    let gemma = common::fixture("gemma3");
+    let config = &gemma.config;
+    let global = (0..config.layers).filter(|&layer| config.window(layer).is_none()).count();
+    let token = global * config.kv_heads * 2 * config.head_dim * 4;
+    let whole = ((64 * token as u64) << 30) >> 20;
+    for (name, copies) in [("helix", 1), ("helix kvp=2", 1), ("dp-ep dp=2", 1), ("tp tpa=4", 2)] {
+        let error = refusal(&gemma, name, options);
+        let EngineError::KvMemory { needed_mib, .. } = error else { panic!("{name}: {error:?}") };
+        // Pages may pad a head, and nine query heads over four ranks have a KV head twice.
+        let range = whole..=2 * whole * copies;
+        assert!(range.contains(&needed_mib), "{name}: {needed_mib} of {range:?}");
+    }
+    let mistral = common::fixture("mistral");
+    for name in ["helix", "helix kvp=2", "dp-ep dp=2"] {
+        let layout = common::layout(&mistral, name);
+        let bytes = Engine::kv_bytes(&mistral, &layout, &options).expect("few bytes");
+        assert!(bytes >> 20 < 1024, "{name}: {bytes} bytes for windows of 19");
+        let mut engine = engine(&mistral, layout, options);
+        engine.step(&step(&[1; 8], &[(63, 0, 8, Wanted::Last)])).unwrap();
+    }
 }
 
 /// The model with one element of `name` replaced.

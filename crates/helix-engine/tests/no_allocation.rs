@@ -4,12 +4,11 @@
 
 mod common;
 
-use common::{engine, precise};
+use common::{engine, fixture, layout, precise};
 use helix_engine::sampler::{Sampler, SamplerOptions};
-use helix_engine::{Engine, EngineOptions};
+use helix_engine::{Engine, EngineOptions, FfnReduce, MlaUp};
 use helix_kernels::kv::KvType;
 use helix_kernels::{Format, Precision};
-use helix_layout::Layout;
 use helix_model::synthetic::{Spec, gguf};
 use helix_model::{Arch, Model};
 use helix_scheduler::{Step, Wanted};
@@ -23,7 +22,6 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const SLOTS: usize = 4;
 const CONTEXT: usize = 700;
-const VOCAB: usize = 300;
 
 /// What an engine does in its life. The first time it warms up.
 fn work(engine: &mut Engine, step: &mut Step, samplers: &mut [Sampler], tokens: &[u32]) {
@@ -53,11 +51,13 @@ fn work(engine: &mut Engine, step: &mut Step, samplers: &mut [Sampler], tokens: 
         engine.step(step).unwrap();
         engine.logits()[0] = 0.0;
     }
+    // Windows kept 20 positions more than they see.
+    engine.truncate(0, engine.len(0) - 9);
     engine.truncate(3, 17);
     (0..SLOTS).for_each(|slot| engine.release(slot));
 }
 
-fn samplers() -> Vec<Sampler> {
+fn samplers(vocab: usize) -> Vec<Sampler> {
     let hot = SamplerOptions { temperature: 0.8, ..SamplerOptions::default() };
     let options = [
         SamplerOptions::default(),
@@ -70,11 +70,32 @@ fn samplers() -> Vec<Sampler> {
             ..hot
         },
     ];
-    options.map(|options| Sampler::new(options, VOCAB).unwrap()).into()
+    options.map(|options| Sampler::new(options, vocab).unwrap()).into()
 }
 
-#[test]
-fn steps_and_samplers_allocate_nothing() {
+/// A model, how it runs, and layouts with the threads of their ranks.
+type Case = (Arc<Model>, EngineOptions, &'static [(&'static str, usize)]);
+
+fn options(precision: Precision, kv_type: KvType) -> EngineOptions {
+    EngineOptions {
+        precision,
+        kv_type,
+        max_context: CONTEXT,
+        max_sequences: SLOTS,
+        rewind: 20,
+        ..precise()
+    }
+}
+
+fn dense() -> Vec<Case> {
+    const LAYOUTS: &[(&str, usize)] = &[
+        ("helix", 1),
+        ("helix", 3),
+        ("helix kvp=2 block=1 qkv=gather", 1),
+        ("helix kvp=2", 2),
+        ("tp tpa=2", 2),
+        ("medha kvp=2", 2),
+    ];
     let quantised = Spec {
         q_heads: 8,
         kv_heads: 4,
@@ -88,33 +109,54 @@ fn steps_and_samplers_allocate_nothing() {
     let cases = [
         (Spec::tiny(Arch::Qwen2), Precision::Precise, KvType::F32),
         (Spec::tiny(Arch::Qwen3), Precision::Precise, KvType::BF16),
-        (Spec { ..quantised.clone() }, Precision::Fast, KvType::F16),
+        (quantised.clone(), Precision::Fast, KvType::F16),
         (quantised, Precision::Fast, KvType::Q8_0),
     ];
-    let layouts = [
-        ("helix", 1),
+    let open = |spec| Arc::new(Model::from_gguf_bytes(gguf(&spec, 51)).unwrap());
+    cases.map(|(spec, precision, kv)| (open(spec), options(precision, kv), LAYOUTS)).into()
+}
+
+/// Experts, latents, windows that slide over more than a page, sinks, attention groups.
+fn architectures() -> Vec<Case> {
+    const HEADS: &[(&str, usize)] = &[
         ("helix", 3),
-        ("helix kvp=2 block=1 qkv=gather", 1),
-        ("helix kvp=2", 2),
-        ("tp tpa=2", 2),
-        ("medha kvp=2", 2),
+        ("helix kvp=2 tpf=1 ep=2 block=1 qkv=gather", 1),
+        ("tp tpa=2 tpf=2 ep=1", 2),
+        ("dp-ep dp=2", 2),
     ];
-    for (spec, precision, kv_type) in cases {
-        let model = Arc::new(Model::from_gguf_bytes(gguf(&spec, 51)).unwrap());
-        let tokens: Vec<u32> = (0..600).map(|i| (i * 7 % VOCAB) as u32).collect();
-        for (name, threads_per_rank) in layouts {
-            let layout = Layout::new(&model.shape(), name.parse().unwrap()).unwrap();
-            let options = EngineOptions {
-                precision,
-                kv_type,
-                threads_per_rank,
-                max_context: CONTEXT,
-                max_sequences: SLOTS,
-                ..precise()
-            };
+    const LATENTS: &[(&str, usize)] = &[
+        ("helix", 2),
+        ("helix kvp=2 qkv=gather", 2),
+        ("helix kvp=4 tpf=2 ep=2", 1),
+        ("dp-ep dp=3", 1),
+    ];
+    let grid = EngineOptions {
+        ffn_reduce: FfnReduce::Grid,
+        mla_up: MlaUp::Before,
+        ..options(Precision::Precise, KvType::F32)
+    };
+    let cases: [(&str, EngineOptions, &'static [(&'static str, usize)]); 6] = [
+        ("qwen3-moe", options(Precision::Precise, KvType::F16), HEADS),
+        ("gpt-oss-mxfp4", options(Precision::Fast, KvType::Q8_0), HEADS),
+        ("gemma3", options(Precision::Precise, KvType::BF16), &[("helix", 2), ("tp tpa=2", 1)]),
+        ("deepseek-v2", options(Precision::Precise, KvType::Q8_0), LATENTS),
+        ("deepseek-v3", grid, LATENTS),
+        ("deepseek-v3-fp8", options(Precision::Fast, KvType::F16), LATENTS),
+    ];
+    cases.map(|(name, options, layouts)| (fixture(name), options, layouts)).into()
+}
+
+#[test]
+fn steps_and_samplers_allocate_nothing() {
+    for (model, options, layouts) in dense().into_iter().chain(architectures()) {
+        let vocab = model.config.vocab;
+        let tokens: Vec<u32> = (0..600).map(|i| (i * 7 % vocab) as u32).collect();
+        for &(name, threads_per_rank) in layouts {
+            let layout = layout(&model, name);
+            let options = EngineOptions { threads_per_rank, ..options };
             let mut engine = engine(&model, layout, options);
             let mut step = Step::with_capacity(64, SLOTS);
-            let mut samplers = samplers();
+            let mut samplers = samplers(vocab);
             work(&mut engine, &mut step, &mut samplers, &tokens);
             // Threads that were late for all of that have started by now.
             std::thread::sleep(Duration::from_millis(20));
@@ -122,7 +164,8 @@ fn steps_and_samplers_allocate_nothing() {
             work(&mut engine, &mut step, &mut samplers, &tokens);
             let change = region.change();
             let calls = change.allocations + change.reallocations + change.deallocations;
-            assert_eq!(calls, 0, "{layout}, {threads_per_rank} threads: {change:?}");
+            let arch = model.config.arch;
+            assert_eq!(calls, 0, "{arch:?}, {layout}, {threads_per_rank} threads: {change:?}");
         }
     }
 }

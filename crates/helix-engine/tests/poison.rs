@@ -1,68 +1,28 @@
 //! Bytes that belong to nobody: pages, places past a sequence's end, and other sequences are full
 //! of NaN, and no logit may change by a bit.
-//!
-//! The poison is a token whose keys and values overflow: it has the only embedding with a first
-//! element, which meets weights near f32's largest. Nothing else ever gets a first element.
 
 mod common;
+mod poisoned;
 mod random;
 
-use common::{engine, layouts, logits, precise};
+use common::{engine, layout, layouts, logits, precise};
 use helix_engine::{Engine, EngineOptions};
 use helix_kernels::kv::KvType;
 use helix_layout::Layout;
-use helix_model::gguf::GgmlType;
-use helix_model::synthetic::{Spec, writer};
 use helix_model::{Arch, Model};
 use helix_scheduler::{Step, Wanted};
+use poisoned::{POISON, VOCAB};
 use random::Random;
 use std::sync::Arc;
 
-const POISON: u32 = 0;
-const VOCAB: usize = 60;
 /// Past a block of keys inside a page.
 const CONTEXT: usize = 80;
 const PROMPT: usize = 37;
 
-fn poisoned(arch: Arch) -> Arc<Model> {
-    let spec = Spec { q_heads: 9, kv_heads: 3, vocab: VOCAB, ..Spec::tiny(arch) };
-    let plain = Model::from_gguf_bytes(writer(&spec, 11).finish()).unwrap();
-    let mut writer = writer(&spec, 11);
-    let mut replace = |name: &str, change: &dyn Fn(usize, usize, &mut f32)| {
-        let tensor = plain.tensor(name).unwrap();
-        let words = tensor.data.as_chunks::<4>().0.iter().enumerate();
-        let data = words.flat_map(|(index, word)| {
-            let mut value = f32::from_le_bytes(*word);
-            change(index / tensor.cols, index % tensor.cols, &mut value);
-            value.to_le_bytes()
-        });
-        let data = data.collect();
-        let dims = [tensor.cols, tensor.rows];
-        writer.remove_tensor(name);
-        writer.tensor(name, &dims, GgmlType::from_name("F32").unwrap(), data);
-    };
-    replace("token_embd.weight", &|row, col, value| {
-        if row == POISON as usize || col == 0 {
-            *value = f32::from(u8::from(row == POISON as usize && col == 0));
-        }
-    });
-    for layer in 0..spec.layers {
-        for name in ["attn_k", "attn_v"] {
-            replace(&format!("blk.{layer}.{name}.weight"), &|row, col, value| {
-                if col == 0 {
-                    *value = if row % 2 == 0 { 3e38 } else { -3e38 };
-                }
-            });
-        }
-        for name in ["attn_output", "ffn_down"] {
-            replace(&format!("blk.{layer}.{name}.weight"), &|row, _, value| {
-                if row == 0 {
-                    *value = 0.0;
-                }
-            });
-        }
-    }
-    Arc::new(Model::from_gguf_bytes(writer.finish()).expect("a poisoned model opens"))
+/// Dense models, experts, latents, windows with sinks, windows with norms of their own.
+fn models() -> impl Iterator<Item = Arc<Model>> {
+    let dense = [Arch::Llama, Arch::Qwen3].into_iter().map(poisoned::synthetic);
+    dense.chain(["mixtral", "deepseek-v3", "gpt-oss", "gemma3"].map(poisoned::fixture))
 }
 
 /// Tokens that are not the poison.
@@ -134,8 +94,7 @@ fn run_in_spoilt_pages(
 
 #[test]
 fn pages_that_held_nan_are_as_good_as_new() {
-    for arch in [Arch::Llama, Arch::Qwen3] {
-        let model = poisoned(arch);
+    for model in models() {
         for (layout, kv_type) in cases(&model) {
             let text = text(1, PROMPT);
             run_in_spoilt_pages(&model, layout, options(kv_type, CONTEXT), &text, &[5, 1]);
@@ -145,56 +104,66 @@ fn pages_that_held_nan_are_as_good_as_new() {
 
 #[test]
 fn a_text_longer_than_a_page_that_held_nan() {
-    let model = poisoned(Arch::Llama);
-    for name in ["helix", "helix kvp=2 tpa=3 block=32"] {
-        let layout = Layout::new(&model.shape(), name.parse().unwrap()).unwrap();
-        for kv_type in KvType::ALL {
-            // Each rank has more than 256 positions.
-            let text = text(4, 530);
-            run_in_spoilt_pages(&model, layout, options(kv_type, 600), &text, &[50]);
+    let models = [
+        (poisoned::synthetic(Arch::Llama), ["helix", "helix kvp=2 tpa=3 block=32"]),
+        (poisoned::fixture("deepseek-v3"), ["helix", "helix kvp=2 block=32"]),
+        (poisoned::fixture("gpt-oss"), ["dp-ep dp=2", "helix kvp=2 block=32"]),
+    ];
+    for (model, names) in models {
+        for name in names {
+            let layout = layout(&model, name);
+            for kv_type in KvType::ALL {
+                // Each rank has more than 256 positions.
+                let text = text(4, 530);
+                run_in_spoilt_pages(&model, layout, options(kv_type, 600), &text, &[50]);
+            }
         }
     }
 }
 
 #[test]
 fn a_sequence_of_nan_beside_another_stays_by_itself() {
-    let model = poisoned(Arch::Llama);
     let text = text(2, PROMPT);
-    for (layout, kv_type) in cases(&model) {
-        let options = options(kv_type, CONTEXT);
-        let expected = fresh(&model, layout, options, &text);
-        let mut engine = engine(&model, layout, options);
-        let mut found = Vec::new();
-        for start in (0..PROMPT).step_by(10) {
-            let piece = &text[start..PROMPT.min(start + 10)];
-            let poison = [POISON; 7];
-            let len = engine.len(1);
-            let both = step(&mut engine, &[(1, len, &poison), (0, start, piece)]);
-            let (spoilt, own) = both.split_at(7 * VOCAB);
-            assert_spoilt(spoilt, kv_type);
-            found.extend(bits(own));
+    for model in models() {
+        for (layout, kv_type) in cases(&model) {
+            let options = options(kv_type, CONTEXT);
+            let expected = fresh(&model, layout, options, &text);
+            let mut engine = engine(&model, layout, options);
+            let mut found = Vec::new();
+            for start in (0..PROMPT).step_by(10) {
+                let piece = &text[start..PROMPT.min(start + 10)];
+                let poison = [POISON; 7];
+                let len = engine.len(1);
+                let both = step(&mut engine, &[(1, len, &poison), (0, start, piece)]);
+                let (spoilt, own) = both.split_at(7 * engine.vocab());
+                assert_spoilt(spoilt, kv_type);
+                found.extend(bits(own));
+            }
+            assert!(found == expected, "{layout}, KV {kv_type}");
         }
-        assert!(found == expected, "{layout}, KV {kv_type}");
     }
 }
 
 #[test]
 fn no_token_sees_a_later_one_nor_one_that_was_taken_back() {
-    let model = poisoned(Arch::Llama);
     let text = text(3, PROMPT);
-    for (layout, kv_type) in cases(&model) {
-        let options = options(kv_type, CONTEXT);
-        let expected = fresh(&model, layout, options, &text);
-        let mut engine = engine(&model, layout, options);
-        // A draft that is NaN from its sixth token on, verified in one run and taken back.
-        let mut draft = text[..9].to_vec();
-        draft[5] = POISON;
-        let rows = step(&mut engine, &[(0, 0, &draft)]);
-        let (before, after) = rows.split_at(5 * VOCAB);
-        assert!(bits(before) == expected[..5 * VOCAB], "{layout}, KV {kv_type}: sees the future");
-        assert_spoilt(after, kv_type);
-        engine.truncate(0, 5);
-        let rest = step(&mut engine, &[(0, 5, &text[5..])]);
-        assert!(bits(&rest) == expected[5 * VOCAB..], "{layout}, KV {kv_type}: after a rollback");
+    for model in models() {
+        let row = model.config.vocab;
+        for (layout, kv_type) in cases(&model) {
+            let options = options(kv_type, CONTEXT);
+            let expected = fresh(&model, layout, options, &text);
+            let mut engine = engine(&model, layout, options);
+            // A draft that is NaN from its sixth token on, verified in one run and taken back.
+            let mut draft = text[..9].to_vec();
+            draft[5] = POISON;
+            let rows = step(&mut engine, &[(0, 0, &draft)]);
+            let (before, after) = rows.split_at(5 * row);
+            let same = bits(before) == expected[..5 * row];
+            assert!(same, "{layout}, KV {kv_type}: sees the future");
+            assert_spoilt(after, kv_type);
+            engine.truncate(0, 5);
+            let rest = step(&mut engine, &[(0, 5, &text[5..])]);
+            assert!(bits(&rest) == expected[5 * row..], "{layout}, KV {kv_type}: after a rollback");
+        }
     }
 }

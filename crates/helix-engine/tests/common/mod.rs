@@ -4,9 +4,10 @@
 use helix_engine::{Engine, EngineOptions};
 use helix_kernels::Precision;
 use helix_kernels::kv::KvType;
-use helix_layout::{Layout, ModelShape, QkvMode, Strategy};
+use helix_layout::{Layout, LayoutSpec, ModelShape, QkvMode, Strategy};
 use helix_model::Model;
 use helix_scheduler::{Step, Wanted};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// f32 throughout: what is compared with references.
@@ -35,6 +36,22 @@ pub fn layouts(shape: &ModelShape, ranks: usize, kv_blocks: &[usize]) -> Vec<Lay
     }
     assert!(!all.is_empty());
     all
+}
+
+/// A Hugging Face directory among the fixtures.
+pub fn directory(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf").join(name)
+}
+
+/// A tiny model that transformers made: see `fixtures/README.md`.
+pub fn fixture(name: &str) -> Arc<Model> {
+    Arc::new(Model::open(&directory(name)).unwrap_or_else(|error| panic!("{name}: {error}")))
+}
+
+/// The layout of that name, as its `Display` writes it; degrees may be left out.
+pub fn layout(model: &Model, name: &str) -> Layout {
+    let spec = LayoutSpec::read(name, &model.shape()).expect(name);
+    Layout::new(&model.shape(), spec).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 pub fn engine(model: &Arc<Model>, layout: Layout, options: EngineOptions) -> Engine {
