@@ -1,4 +1,5 @@
-//! The project's own chores: `cargo x demo | test | ci | model | fixtures | bench`.
+//! The project's own chores: `cargo x demo | test | ci | model | synthetic |
+//! fixtures | bench`.
 #![forbid(unsafe_code)]
 
 mod ci;
@@ -7,6 +8,7 @@ mod directions;
 mod model;
 mod python;
 mod shell;
+mod synthetic;
 mod test;
 mod unsafe_homes;
 
@@ -39,6 +41,12 @@ enum Chore {
         #[arg(default_value = model::SMOLLM2.name)]
         name: String,
     },
+    /// Writes a model of random weights and a real shape, for benches; without names it lists them
+    Synthetic {
+        /// The shape's name, and the .gguf file to write
+        #[arg(value_names = ["NAME", "FILE"], num_args = 0..=2)]
+        arguments: Vec<String>,
+    },
     /// Makes the committed test fixtures again (Python, torch and transformers: some gigabytes)
     Fixtures(python::Interpreter),
     /// Measures Helix beside llama.cpp; what follows `--` goes to bench/vs_llama.py
@@ -59,6 +67,7 @@ fn main() -> ExitCode {
         Chore::Model { name } => {
             model::fetch_named(&name).map(|path| println!("{}", path.display()))
         }
+        Chore::Synthetic { arguments } => synthetic::run(&arguments),
         Chore::Fixtures(python) => python.fixtures(),
         Chore::Bench { python, arguments } => python.bench(&arguments),
     };

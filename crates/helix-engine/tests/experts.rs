@@ -2,13 +2,15 @@
 
 mod common;
 
-use common::{engine, fixture, layout, logits, precise};
+use common::{engine, fixture, layout, layouts, logits, precise};
 use helix_comm::{Collective, Traffic};
 use helix_engine::{Engine, EngineOptions, FfnReduce, MlaUp};
 use helix_kernels::Precision;
-use helix_layout::{Layout, Rank};
-use helix_model::{AttentionWeights, FfnWeights, LayerWeights, Model, RankWeights};
+use helix_layout::{Layout, LayoutSpec, Rank, Strategy};
+use helix_model::synthetic::{Spec, gguf};
+use helix_model::{Arch, AttentionWeights, FfnWeights, LayerWeights, Model, RankWeights};
 use helix_scheduler::{Step, Wanted};
+use std::sync::Arc;
 
 const F32: u64 = 4;
 
@@ -39,6 +41,23 @@ fn bytes(model: &Model, layout: &Layout, rank: usize) -> (u64, u64) {
     };
     let others: usize = weights.layers.iter().map(raising).sum();
     ((weights.bytes() - weights.head.bytes() - others) as u64, expert as u64)
+}
+
+/// Models that no converter wrote: every layout of up to 4 ranks gives one rank's logits.
+#[test]
+fn synthetic_experts_and_latents_run_on_every_layout() {
+    for arch in [Arch::Mixtral, Arch::Qwen3Moe, Arch::DeepSeek] {
+        let model = Arc::new(Model::from_gguf_bytes(gguf(&Spec::tiny(arch), 51)).unwrap());
+        let text: Vec<u32> = (0..40).map(|at| at * 7 % 300).collect();
+        let one = Layout::new(&model.shape(), LayoutSpec::new(Strategy::Helix, 1, 1)).unwrap();
+        let expected = logits(&mut engine(&model, one, precise()), &text, 9);
+        assert!(expected.iter().any(|logit| logit.abs() > 1.0), "{arch}");
+        for layout in layouts(&model.shape(), 4, &[3]) {
+            let found = logits(&mut engine(&model, layout, precise()), &text, 9);
+            let off = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(found.len() == expected.len() && off < 1e-3, "{arch}, {layout}: {off}");
+        }
+    }
 }
 
 #[test]

@@ -53,8 +53,7 @@ impl Arch {
         Arch::Gemma3,
     ];
 
-    /// Those whose layers are all Llama's, with biases or head norms: what
-    /// [`crate::synthetic`] makes.
+    /// Those whose layers are all Llama's, with biases or head norms.
     pub const DENSE: [Arch; 3] = [Arch::Llama, Arch::Qwen2, Arch::Qwen3];
 
     /// Its name here.
