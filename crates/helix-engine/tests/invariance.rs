@@ -81,8 +81,8 @@ fn architectures() -> Vec<Case> {
         "helix",
         "helix kvp=2 tpf=1 ep=2 block=1 qkv=gather",
         "helix kvp=2 tpf=2 ep=1",
-        "tp tpa=3 tpf=1 ep=3",
-        "medha kvp=2 tpa=1 block=4",
+        "tp tpa=3 tpf=3 ep=1",
+        "medha kvp=2 tpa=1 tpf=1 ep=1 block=4",
         "dp-ep dp=2",
         "dp-ep dp=4 tpf=2 ep=2",
     ];

@@ -51,7 +51,7 @@ fn work(engine: &mut Engine, step: &mut Step, samplers: &mut [Sampler], tokens: 
         engine.step(step).unwrap();
         engine.logits()[0] = 0.0;
     }
-    // Windows kept 20 positions more than they see.
+    // Windows kept 30 positions more than they see.
     engine.truncate(0, engine.len(0) - 9);
     engine.truncate(3, 17);
     (0..SLOTS).for_each(|slot| engine.release(slot));
@@ -82,7 +82,7 @@ fn options(precision: Precision, kv_type: KvType) -> EngineOptions {
         kv_type,
         max_context: CONTEXT,
         max_sequences: SLOTS,
-        rewind: 20,
+        rewind: 30,
         ..precise()
     }
 }

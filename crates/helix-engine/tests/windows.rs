@@ -8,6 +8,7 @@ mod random;
 use common::{engine, fixture, layout, layouts, logits, precise};
 use helix_engine::{Engine, EngineOptions};
 use helix_kernels::kv::KvType;
+use helix_layout::QkvMode;
 use helix_scheduler::{Step, Wanted};
 use poisoned::{POISON, VOCAB};
 use random::Random;
@@ -150,8 +151,9 @@ fn pools_hold_any_sequences_in_any_steps() {
     let config = &model.config;
     let window = config.window(0).expect("a window");
     let token = (config.layers * config.kv_heads * 2 * config.head_dim * 4) as u64;
-    for layout in layouts(&model.shape(), 3, &[1, 16, 100]) {
-        for rewind in [0, 30, usize::MAX] {
+    let all = layouts(&model.shape(), 3, &[1, 100]);
+    for layout in all.into_iter().filter(|layout| layout.qkv() == QkvMode::Replicate) {
+        for rewind in [0, usize::MAX] {
             let mut engine = engine(&model, layout, options(rewind));
             let mut random = Random(9);
             let kept = rewind.min(CONTEXT);
