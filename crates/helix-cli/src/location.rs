@@ -32,7 +32,10 @@ fn find_in(model: &Path, cache: Option<&Path>) -> Outcome<PathBuf> {
     }
     let looked = format!("there is no file or directory {}", model.display());
     let Some(name) = cached_name(model) else {
-        return Err(Failure::request(looked));
+        return Err(Failure::request(match is_hub_name(model) {
+            true => format!("{looked}; for a model of the Hub write hf:{}", model.display()),
+            false => looked,
+        }));
     };
     let Some(cache) = cache else {
         return Err(Failure::request(format!(
@@ -50,6 +53,13 @@ fn find_in(model: &Path, cache: Option<&Path>) -> Outcome<PathBuf> {
         false => format!("models cached there: {}", names.join(", ")),
     };
     Err(Failure::request(format!("{looked}, and no {}; {there}", path.display())))
+}
+
+/// Whether it reads like a model's name on the Hub, which is no path's by itself.
+fn is_hub_name(model: &Path) -> bool {
+    let parts = model.to_str().map(|name| name.split('/').collect::<Vec<_>>());
+    matches!(parts.as_deref(), Some([owner, name]) if !owner.is_empty() && !owner.starts_with('.')
+        && !name.is_empty() && !name.ends_with(".gguf"))
 }
 
 /// `model` as the name of a cached model, if it can be one.
@@ -110,6 +120,9 @@ mod tests {
         fs::write(cache.path().join("a.gguf"), "").unwrap();
         let text = refusal("no/such/a", Some(cache.path()));
         assert_eq!(text, "there is no file or directory no/such/a");
+        let hub = refusal("Org/Model-1B", Some(cache.path()));
+        assert!(hub.ends_with("write hf:Org/Model-1B"), "{hub}");
+        assert!(!refusal("models/a.gguf", Some(cache.path())).contains("hf:"));
         assert!(refusal("a", None).contains("XDG_CACHE_HOME"));
     }
 }

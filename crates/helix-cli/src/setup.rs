@@ -27,8 +27,8 @@ pub fn open(model: &Path, args: &EngineArgs, console: &Console) -> Outcome<Arc<M
         let held = Holdings::of(&model, &whole, Rank(0))?.total();
         if held == rank_bytes(&model, &whole, Rank(0))? {
             console.note(&format!(
-                "note: --weights {} changes nothing: no matrix of this model is stored as floats in \
-                 rows of whole blocks",
+                "note: --weights {} changes nothing: this model stores no matrix as floats whose \
+                 rows are whole blocks",
                 args.weights.name()
             ));
         }

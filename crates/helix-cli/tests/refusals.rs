@@ -30,7 +30,8 @@ fn models() {
     let bytes = model_bytes();
     let cut = file("cut.gguf", &bytes[..bytes.len() / 2]);
     let head = file("head.gguf", &bytes[..100]);
-    let cases: [(String, &[&str]); 7] = [
+    let cases: [(String, &[&str]); 8] = [
+        ("run Some/Model -p x".into(), &["directory Some/Model", "hf:Some/Model"]),
         (
             "run no-such-model -p x".into(),
             &["there is no file or directory no-such-model", "helix/models"],
@@ -71,7 +72,6 @@ fn layouts() {
         ("inspect MODEL --strategy dp-ep --kvp 2", &["dp-ep needs kvp=1 and tpa=1", "dp=2 tpf=2"]),
         ("inspect MODEL --ranks 4 --dp 2", &["dp=2"]),
         ("inspect MODEL --strategy dp-ep --ranks 4 --dp 2", &["--ranks 4", "2 ranks"]),
-        ("run MODEL -p x --strategy dp-ep --ranks 2", &["does not run dp-ep over dp=2"]),
         ("inspect MODEL --kv-block 0", &["KV block of 0"]),
         ("inspect MODEL --kv-block 100000", &["KV block of 100000"]),
         ("inspect MODEL --kv-type f8", &["f8", "q8_0"]),
