@@ -149,6 +149,7 @@ impl Config {
             ..Config::plain(arch, &heads)
         };
         (keys.family().gguf.read)(&keys, &mut config)?;
+        config.check_angles()?;
         Ok(config)
     }
 
@@ -215,6 +216,32 @@ impl Config {
     /// The experts of a layer, if it has any.
     pub fn moe(&self, layer: usize) -> Option<&Moe> {
         self.moe.as_ref().filter(|moe| moe.contains(layer))
+    }
+
+    /// Refuses settings that are in their ranges one by one, and whose combination makes scores
+    /// infinite or nothing: a stretching of a context by 1e-40, a magnitude of 1e30.
+    fn check_angles(&self) -> Result<(), ModelError> {
+        let refuse = |key: &str, value: f32, problem: &str| {
+            let (key, value) = (key.to_owned(), value.to_string());
+            Err(ModelError::Setting { key, value, problem: problem.to_owned() })
+        };
+        let scale = self.attention_scale;
+        if !scale.is_normal() || scale < 0.0 {
+            return refuse("attention scale", scale, "scores cannot be multiplied by it");
+        }
+        for Rope { frequencies, magnitude, .. } in &self.ropes {
+            let infinite = |frequency: &&f32| !(**frequency * self.context as f32).is_finite();
+            if let Some(&frequency) = frequencies.iter().find(infinite) {
+                let problem =
+                    "radians per position of a rotary embedding; check its base and factor";
+                return refuse("rotary frequency", frequency, problem);
+            }
+            if !magnitude.is_normal() {
+                let problem = "a rotary embedding cannot be multiplied by it";
+                return refuse("rotary magnitude", *magnitude, problem);
+            }
+        }
+        Ok(())
     }
 
     /// A window as long as the context is none.

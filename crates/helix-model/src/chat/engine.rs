@@ -24,6 +24,9 @@ const DEADLINE_SECONDS: u64 = 5;
 /// recursion, and a template can nest them once in about four steps.
 const STACK_BYTES_PER_STEP: usize = 1 << 10;
 
+/// Characters that an error quotes of what a template says.
+const MAX_QUOTED: usize = 500;
+
 /// Bytes of data that one step pays for.
 const BYTES_PER_STEP: usize = 64;
 
@@ -91,7 +94,7 @@ impl Engine {
 fn failure(error: &Error, steps: u64) -> ChatError {
     match (error.kind(), raised(error)) {
         (ErrorKind::OutOfFuel, _) => ChatError::Budget { steps },
-        (_, Some(message)) => ChatError::Refused { message: message.to_owned() },
+        (_, Some(message)) => ChatError::Refused { message: quoted(message) },
         (_, None) => ChatError::Failed { problem: describe(error) },
     }
 }
@@ -99,7 +102,18 @@ fn failure(error: &Error, steps: u64) -> ChatError {
 /// An error of the template engine in one line.
 fn describe(error: &Error) -> String {
     let line = error.line().map(|line| format!(" (line {line})")).unwrap_or_default();
-    format!("{}{line}", error.detail().map_or_else(|| error.kind().to_string(), str::to_owned))
+    let problem = error.detail().map_or_else(|| error.kind().to_string(), quoted);
+    format!("{problem}{line}")
+}
+
+/// A template's words in one line that does not drive the terminal, and has an end.
+fn quoted(text: &str) -> String {
+    let mut chars = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut words: String = chars.by_ref().take(MAX_QUOTED).collect();
+    if chars.next().is_some() {
+        words.push_str("...");
+    }
+    words
 }
 
 /// What a template threw.

@@ -53,6 +53,7 @@ pub(super) fn read(directory: &Directory) -> Result<Config, ModelError> {
     };
     config.ropes = vec![json.rope(heads.rotary, context, family)?];
     (family.huggingface.read)(&json, &mut config)?;
+    config.check_angles()?;
     Ok(config)
 }
 

@@ -5,6 +5,9 @@ use serde_json::{Map, Value};
 use crate::ModelError;
 use crate::config::MAX_SIZE;
 
+/// Characters of a value that an error quotes.
+const MAX_QUOTED: usize = 200;
+
 /// A JSON object, and where it is in its file. A key whose value is null counts as absent.
 #[derive(Clone)]
 pub(crate) struct Json<'a> {
@@ -40,11 +43,11 @@ impl<'a> Json<'a> {
         value: impl ToString,
         problem: impl Into<String>,
     ) -> Result<T, ModelError> {
-        Err(ModelError::Setting {
-            key: self.key(key),
-            value: value.to_string(),
-            problem: problem.into(),
-        })
+        let mut value = value.to_string();
+        if let Some((end, _)) = value.char_indices().nth(MAX_QUOTED) {
+            value.replace_range(end.., "...");
+        }
+        Err(ModelError::Setting { key: self.key(key), value, problem: problem.into() })
     }
 
     fn typed<T>(

@@ -20,6 +20,12 @@ use super::{Algorithm, Tokenizer, TokenizerError, Vocabulary};
 /// Numbers without a token, at most: files leave a few out.
 const MAX_GAPS: usize = 1 << 16;
 
+/// Cuts of a pre-tokenizer, at most: each has an automaton and a stack frame. Models have up to 6.
+const MAX_STAGES: usize = 32;
+
+/// Characters of a file that an error quotes.
+const MAX_QUOTED: usize = 200;
+
 /// What other files say about a tokenizer.
 #[derive(Clone, Debug, Default)]
 pub struct Special {
@@ -288,7 +294,14 @@ fn quoted(text: &str) -> String {
     format!("{text:?}")
 }
 
-fn refuse<T>(part: &'static str, found: String, known: &'static str) -> Result<T, TokenizerError> {
+fn refuse<T>(
+    part: &'static str,
+    mut found: String,
+    known: &'static str,
+) -> Result<T, TokenizerError> {
+    if let Some((end, _)) = found.char_indices().nth(MAX_QUOTED) {
+        found.replace_range(end.., "...");
+    }
     Err(TokenizerError::Part { part, found, known })
 }
 
@@ -366,6 +379,9 @@ impl Cut {
         let parts = sequence(value, "pretokenizers");
         if !parts.iter().any(|part| kind(part) == "ByteLevel") {
             return Cut::characters(&parts);
+        }
+        if parts.len() > MAX_STAGES {
+            return refuse(PART, format!("a sequence of {}", parts.len()), "sequences of up to 32");
         }
         let mut stages = Vec::new();
         for (index, part) in parts.iter().enumerate() {
@@ -547,6 +563,12 @@ mod tests {
             ),
             ("/normalizer", json!({"type": "Prepend", "prepend": "\u{2581}"}), "one of spaces"),
             ("/pre_tokenizer", json!(null), "no rule for spaces"),
+            (
+                "/pre_tokenizer",
+                json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "Digits"}); 9999]}),
+                "a sequence of 9999",
+            ),
+            ("/pre_tokenizer", json!({"type": "a".repeat(9999)}), "aaa...; Helix"),
             (
                 "/pre_tokenizer",
                 json!({"type": "Whitespace"}),
