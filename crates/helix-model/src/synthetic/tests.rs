@@ -1,5 +1,6 @@
 use std::collections::HashSet;
 
+use super::random::Random;
 use super::*;
 use crate::Model;
 use crate::config::Yarn;
@@ -135,7 +136,7 @@ fn named_shapes_are_those_that_they_are_named_for() {
     };
     for (name, _) in Spec::NAMES {
         let shape = shape(name);
-        assert_eq!(shape.mla, ["mla", "deepseek"].contains(&name), "{name}");
+        assert_eq!(shape.mla.is_some(), ["mla", "deepseek"].contains(&name), "{name}");
         assert_eq!(shape.moe.is_some(), ["moe", "deepseek"].contains(&name), "{name}");
     }
     let mqa = shape("mqa-1b");
