@@ -222,6 +222,14 @@ fn tensors_must_be_those_of_the_configuration() {
             "self_attn.q_proj.weight\" [132, 54] is missing",
         ),
         ("deepseek-v3", "v_head_dim", json!(15), "kv_b_proj.weight\" is [144, 20]"),
+        ("deepseek-v3", "first_k_dense_replace", json!(99), "mlp.gate_proj.weight\" [76, 54]"),
+        ("deepseek-v3", "n_shared_experts", json!(0), "shared_experts.down_proj.weight\" is not"),
+        ("deepseek-v3", "n_shared_experts", json!(2), "ask for [36, 54]"),
+        ("deepseek-v3", "n_routed_experts", json!(12), "ask for [12, 54]"),
+        ("mixtral", "num_local_experts", json!(1024), "ask for [1024, 40]"),
+        ("gpt-oss", "attention_bias", json!(false), "is not part of architecture gpt-oss"),
+        ("gpt-oss-mxfp4", "intermediate_size", json!(64), "and the metadata ask for [64, 64]"),
+        ("gpt-oss-mxfp4", "num_local_experts", json!(4), "and the metadata ask for [4, 64]"),
         ("gpt-oss", "num_local_experts", json!(8), "is [7, 60], and the metadata ask for [8, 60]"),
         ("gpt-oss", "intermediate_size", json!(45), "and the metadata ask for [45, 60]"),
         ("gemma3", "head_dim", json!(22), "and the metadata ask for"),
@@ -304,6 +312,89 @@ fn configurations_that_do_not_run_are_refused() {
         ("deepseek-v3", "n_shared_experts", json!(1_u64 << 40), "n_shared_experts = "),
         ("deepseek-v3", "attention_bias", json!(true), "without biases"),
         ("gemma3", "query_pre_attn_scalar", json!(0), "it must be more than 0"),
+        ("qwen3", "num_attention_heads", json!(0), "num_attention_heads = 0: it must be from 1"),
+        ("qwen3", "num_attention_heads", json!([7]), "\"num_attention_heads\" is a list"),
+        ("qwen3", "num_attention_heads", json!(6.5), "\"num_attention_heads\" is a float"),
+        ("qwen3", "num_key_value_heads", json!(0), "num_key_value_heads = 0"),
+        ("qwen3", "num_key_value_heads", json!(14), "it does not divide the 7 query heads"),
+        ("qwen3", "head_dim", json!(23), "23 of 23 elements cannot be rotated in pairs"),
+        ("qwen3", "head_dim", json!(0), "head_dim = 0: it must be from 1"),
+        ("qwen3", "vocab_size", json!(0), "vocab_size = 0"),
+        ("qwen3", "vocab_size", json!(u64::MAX), "it must be from 1 to 16777216"),
+        ("qwen3", "intermediate_size", json!(-84), "\"intermediate_size\" is an integer, and"),
+        ("qwen3", "max_position_embeddings", json!(0), "it must be from 1 to 4294967295"),
+        ("qwen3", "max_position_embeddings", json!(1_u64 << 32), "from 1 to 4294967295"),
+        ("qwen3", "tie_word_embeddings", json!("no"), "\"tie_word_embeddings\" is a string"),
+        ("qwen3", "bos_token_id", json!(-1), "\"bos_token_id\" is an integer, and a token id"),
+        ("qwen3", "eos_token_id", json!([2, "</s>"]), "\"eos_token_id\" is a list, and a token"),
+        ("qwen3", "rope_parameters", json!({"rope_theta": [1]}), "rope_theta\" is a list"),
+        ("qwen3", "rope_parameters", json!({"rope_theta": -1e6}), "it must be more than 0"),
+        ("qwen3", "partial_rotary_factor", json!(-0.5), "it must be more than 0"),
+        ("qwen3", "rms_norm_eps", json!(-1e-6), "it must be between 0 and 1"),
+        ("qwen3", "rms_norm_eps", json!("1e-6"), "\"rms_norm_eps\" is a string"),
+        ("qwen3", "text_config", json!([]), "\"text_config\" is a list, and an object"),
+        ("qwen3", "text_config", json!({}), "\"text_config.num_attention_heads\" is missing"),
+        (
+            "llama3",
+            "rope_scaling",
+            json!({"type": "linear", "factor": 1e-45}),
+            "radians per position of a rotary embedding",
+        ),
+        (
+            "llama3",
+            "rope_scaling",
+            json!({"type": "yarn", "factor": 1e-40}),
+            "radians per position of a rotary embedding",
+        ),
+        (
+            "llama3",
+            "rope_scaling",
+            json!({"type": "yarn", "factor": 2, "attention_factor": 1e-45}),
+            "a rotary embedding cannot be multiplied by it",
+        ),
+        ("llama3", "rope_scaling", json!({"type": "yarn", "factor": 0}), "it must be more than 0"),
+        (
+            "deepseek-v3",
+            "rope_scaling",
+            json!({"type": "yarn", "factor": 40, "mscale_all_dim": 1e30}),
+            "attention scale = inf: scores cannot be multiplied by it",
+        ),
+        ("mistral", "sliding_window", json!(0), "sliding_window = 0: it must be from 1"),
+        ("mistral", "sliding_window", json!(-19), "\"sliding_window\" is an integer, and an"),
+        ("mistral", "sliding_window", json!(1.5), "\"sliding_window\" is a float"),
+        ("gpt-oss", "sliding_window", json!(0), "sliding_window = 0: it must be from 1"),
+        ("gpt-oss", "num_local_experts", json!(0), "num_local_experts = 0"),
+        ("gpt-oss", "layer_types", json!([0, 0, 0]), "Helix runs \"full_attention\""),
+        ("mixtral", "num_local_experts", json!(-5), "\"num_local_experts\" is an integer, and"),
+        ("mixtral", "num_local_experts", json!(1025), "it must have 1 to 1024"),
+        ("mixtral", "num_experts_per_tok", json!(6), "6 of 5 experts per token"),
+        ("mixtral", "num_experts_per_tok", json!(2.5), "\"num_experts_per_tok\" is a float"),
+        ("qwen3-moe", "num_experts", json!(1_u64 << 40), "it must be from 1 to 16777216"),
+        ("qwen3-moe", "moe_intermediate_size", json!(0), "moe_intermediate_size = 0"),
+        ("qwen3-moe", "mlp_only_layers", json!([-1]), "mlp_only_layers = -1: the model has"),
+        ("qwen3-moe", "mlp_only_layers", json!([[0]]), "mlp_only_layers = [0]: the model has"),
+        ("qwen3-moe", "mlp_only_layers", json!(0), "\"mlp_only_layers\" is an integer, and a list"),
+        ("deepseek-v3", "num_attention_heads", json!(0), "num_attention_heads = 0"),
+        ("deepseek-v3", "num_attention_heads", json!(1 << 24), "heads times elements at most"),
+        ("deepseek-v3", "kv_lora_rank", json!(0), "kv_lora_rank = 0"),
+        ("deepseek-v3", "kv_lora_rank", json!(null), "\"kv_lora_rank\" is missing"),
+        ("deepseek-v3", "q_lora_rank", json!(0), "q_lora_rank = 0"),
+        ("deepseek-v3", "qk_rope_head_dim", json!(0), "qk_rope_head_dim = 0"),
+        ("deepseek-v3", "qk_nope_head_dim", json!(-10), "\"qk_nope_head_dim\" is an integer, and"),
+        ("deepseek-v3", "v_head_dim", json!(0), "v_head_dim = 0"),
+        ("deepseek-v3", "n_routed_experts", json!(10), "10 experts in 3 groups"),
+        ("deepseek-v3", "n_routed_experts", json!(3000), "it must have 1 to 1024"),
+        ("deepseek-v3", "num_experts_per_tok", json!(7), "7 of 6 experts per token"),
+        ("deepseek-v3", "n_group", json!(0), "n_group = 0"),
+        ("deepseek-v3", "n_group", json!(1 << 20), "groups must be equal"),
+        ("deepseek-v3", "topk_group", json!(0), "topk_group = 0"),
+        ("deepseek-v3", "topk_group", json!(null), "\"topk_group\" is missing"),
+        ("deepseek-v3", "routed_scaling_factor", json!(-1), "it must be more than 0"),
+        ("deepseek-v3", "first_k_dense_replace", json!(-1), "\"first_k_dense_replace\" is an"),
+        ("deepseek-v3", "n_shared_experts", json!(0.5), "\"n_shared_experts\" is a float"),
+        ("gemma3", "query_pre_attn_scalar", json!(-24), "it must be more than 0"),
+        ("gemma3", "sliding_window", json!(0), "sliding_window = 0: it must be from 1"),
+        ("gemma3", "rope_local_base_freq", json!(0.5), "it must be more than 1"),
         ("gemma3", "sliding_window_pattern", json!(0), "sliding_window_pattern = 0"),
         ("gemma3", "use_bidirectional_attention", json!(true), "Helix runs Gemma 3 without it"),
     ] {
@@ -356,6 +447,69 @@ fn text_models_inside_others_are_found() {
     copy.write(CONFIG, &outer);
     let after = copy.open().unwrap().config;
     assert_eq!(after, before);
+}
+
+/// Changes the header of a directory's only weight file; its data stay.
+fn rewrite(copy: &Copy, change: impl FnOnce(&mut serde_json::Map<String, Value>)) {
+    let bytes = fs::read(copy.path(SINGLE)).unwrap();
+    let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut header = serde_json::from_slice(header).unwrap();
+    change(&mut header);
+    let header = Value::from(header).to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend(data);
+    fs::write(copy.path(SINGLE), bytes).unwrap();
+}
+
+#[test]
+fn weight_files_that_lie_are_refused() {
+    const K: &str = "model.layers.0.self_attn.k_proj.weight";
+    const V: &str = "model.layers.0.self_attn.v_proj.weight";
+    type Header = serde_json::Map<String, Value>;
+    let cases: [(&str, fn(&mut Header), &str); 9] = [
+        ("mixtral", |h| h[V]["data_offsets"] = h[K]["data_offsets"].clone(), "overlap"),
+        ("mixtral", |h| drop(h.remove(K)), "of the data are no tensor's"),
+        ("mixtral", |h| h[K]["dtype"] = json!("F32"), "and it has"),
+        ("mixtral", |h| h[K]["dtype"] = json!("I16"), "k_proj.weight\" is I16, and F32, F16"),
+        ("mixtral", |h| h[K]["shape"] = json!([8, 2, 20]), "is [8, 2, 20], and the metadata ask"),
+        ("mixtral", |h| h[K]["shape"] = json!([40, 8]), "is [40, 8], and the metadata ask for"),
+        (
+            "deepseek-v3-fp8",
+            |h| {
+                let scales = h.remove("model.layers.0.self_attn.o_proj.weight_scale_inv").unwrap();
+                h.insert("elsewhere".into(), scales);
+            },
+            "self_attn.o_proj.weight_scale_inv",
+        ),
+        (
+            "deepseek-v3-fp8",
+            |h| {
+                let name = "model.layers.0.self_attn.o_proj.weight_scale_inv";
+                h[name]["shape"].as_array_mut().unwrap().reverse();
+                h[name]["shape"].as_array_mut().unwrap().push(json!(1));
+            },
+            "self_attn.o_proj.weight_scale_inv\" is [1, 2, 1]",
+        ),
+        (
+            "gpt-oss-mxfp4",
+            |h| h["model.layers.0.mlp.experts.down_proj_scales"]["dtype"] = json!("I8"),
+            "down_proj_scales\" is I8, and U8",
+        ),
+    ];
+    for (name, change, expected) in cases {
+        let copy = Copy::of(name);
+        rewrite(&copy, change);
+        copy.refused(expected);
+    }
+    let copy = Copy::of("mixtral");
+    let bytes = fs::read(copy.path(SINGLE)).unwrap();
+    for len in [0, 7, 8, 100, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(copy.path(SINGLE), &bytes[..len]).unwrap();
+        let error = copy.open().unwrap_err().to_string();
+        assert!(error.contains("model.safetensors: "), "{len}: {error}");
+    }
 }
 
 #[test]

@@ -565,8 +565,10 @@ mod tests {
             ("/pre_tokenizer", json!(null), "no rule for spaces"),
             (
                 "/pre_tokenizer",
-                json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "Digits"}); 9999]}),
-                "a sequence of 9999",
+                stages(
+                    json!({"type": "Sequence", "pretokenizers": vec![json!({"type": "Digits"}); 9999]}),
+                ),
+                "a sequence of 10000",
             ),
             ("/pre_tokenizer", json!({"type": "a".repeat(9999)}), "aaa...; Helix"),
             (
