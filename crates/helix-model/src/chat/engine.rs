@@ -24,6 +24,16 @@ const DEADLINE_SECONDS: u64 = 5;
 /// recursion, and a template can nest them once in about four steps.
 const STACK_BYTES_PER_STEP: usize = 1 << 10;
 
+/// Bytes of a template at most: thirty times the longest that models come with.
+const MAX_SOURCE: usize = 256 << 10;
+
+/// Stack for each byte of a template while it is parsed: an expression as simple as `1+1+1` nests
+/// once in two bytes. It is reserved, and touched only as far as the template goes.
+const STACK_BYTES_PER_SOURCE_BYTE: usize = 8 << 10;
+
+/// Stack for parsing the shortest template.
+const LEAST_STACK: usize = 1 << 20;
+
 /// Characters that an error quotes of what a template says.
 const MAX_QUOTED: usize = 500;
 
@@ -37,11 +47,26 @@ pub(super) struct Engine {
 }
 
 impl Engine {
+    /// Parses on a thread of its own, whose stack fits the template: what it nests is compiled and
+    /// freed by recursion.
     pub fn new(source: &str) -> Result<Engine, ChatError> {
+        let wrong = |problem: String| ChatError::Syntax { problem };
+        if source.len() > MAX_SOURCE {
+            let len = source.len();
+            return Err(wrong(format!("it has {len} bytes; Helix reads up to {MAX_SOURCE}")));
+        }
         let source = without_generation_blocks(source);
-        let wrong = |error| ChatError::Syntax { problem: describe(&error) };
-        let mut syntax = SyntaxConfig::builder();
-        let syntax = syntax.trim_blocks(true).lstrip_blocks(true).build().map_err(wrong)?;
+        let stack = LEAST_STACK + source.len() * STACK_BYTES_PER_SOURCE_BYTE;
+        let parse = thread::Builder::new().name(NAME.to_owned()).stack_size(stack);
+        let parse = parse.spawn(move || Engine::parse(source));
+        let parse = parse.map_err(|_| wrong("there is no memory to parse it".to_owned()))?;
+        let parsed =
+            parse.join().map_err(|_| wrong("the template engine broke on it".to_owned()))?;
+        parsed.map_err(|error| wrong(describe(&error)))
+    }
+
+    fn parse(source: String) -> Result<Engine, Error> {
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
         let mut environment = Environment::new();
         environment.set_syntax(syntax);
         environment.set_recursion_limit(100);
@@ -52,7 +77,7 @@ impl Engine {
         // In Python, nothing is not an empty list.
         environment
             .add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
-        environment.add_template_owned(NAME, source.clone()).map_err(wrong)?;
+        environment.add_template_owned(NAME, source.clone())?;
         Ok(Engine { source, environment })
     }
 

@@ -316,3 +316,35 @@ fn a_chat_has_one_bos_token_if_the_model_wants_one() {
         assert_eq!(tokenizer.decode_with_control(&tokens), expected, "{add_bos} {source}");
     }
 }
+
+#[test]
+fn deeply_nested_sources_are_refused_or_run() {
+    for (open, close) in [
+        ("{{ [", "] }}"),
+        ("{% if true %}", "{% endif %}"),
+        ("{% for x in messages %}", "{% endfor %}"),
+        ("{% macro f() %}", "{% endmacro %}"),
+        ("{% filter upper %}", "{% endfilter %}"),
+    ] {
+        for depth in [100, 10_000] {
+            let source = match open.strip_prefix("{{ ") {
+                Some(open) => format!("{{{{ {} }}}}", open.repeat(depth) + &"]".repeat(depth)),
+                None => open.repeat(depth) + &close.repeat(depth),
+            };
+            let _ = ChatTemplate::new(&source, "", "").map(|found| found.render(&chat(), true));
+        }
+    }
+    for (operator, operand) in [("not ", "1"), ("-", "1"), ("1 + ", "1"), ("1 if 1 else ", "1")] {
+        let source = format!("{{{{ {}{operand} }}}}", operator.repeat(10_000));
+        let _ = ChatTemplate::new(&source, "", "").map(|found| found.render(&chat(), true));
+    }
+    let attributes = format!("{{{{ messages{} }}}}", ".x[0]|list".repeat(10_000));
+    let _ = ChatTemplate::new(&attributes, "", "").map(|found| found.render(&chat(), true));
+}
+
+#[test]
+fn a_template_without_end_is_refused() {
+    let source = "{{ 1 }}".repeat(40_000);
+    let refused = ChatTemplate::new(&source, "", "").map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("280000 bytes; Helix reads up to 262144"), "{refused}");
+}

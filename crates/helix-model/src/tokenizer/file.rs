@@ -570,7 +570,7 @@ mod tests {
                 ),
                 "a sequence of 10000",
             ),
-            ("/pre_tokenizer", json!({"type": "a".repeat(9999)}), "aaa...; Helix"),
+            ("/pre_tokenizer", json!({"type": "a".repeat(9999)}), "aaa..., and Helix"),
             (
                 "/pre_tokenizer",
                 json!({"type": "Whitespace"}),
