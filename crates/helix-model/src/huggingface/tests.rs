@@ -468,7 +468,8 @@ fn weight_files_that_lie_are_refused() {
     const K: &str = "model.layers.0.self_attn.k_proj.weight";
     const V: &str = "model.layers.0.self_attn.v_proj.weight";
     type Header = serde_json::Map<String, Value>;
-    let cases: [(&str, fn(&mut Header), &str); 9] = [
+    type Lie = fn(&mut Header);
+    let cases: [(&str, Lie, &str); 9] = [
         ("mixtral", |h| h[V]["data_offsets"] = h[K]["data_offsets"].clone(), "overlap"),
         ("mixtral", |h| drop(h.remove(K)), "of the data are no tensor's"),
         ("mixtral", |h| h[K]["dtype"] = json!("F32"), "and it has"),
