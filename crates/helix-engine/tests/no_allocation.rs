@@ -135,7 +135,8 @@ fn architectures() -> Vec<Case> {
         mla_up: MlaUp::Before,
         ..options(Precision::Precise, KvType::F32)
     };
-    let cases: [(&str, EngineOptions, &'static [(&'static str, usize)]); 6] = [
+    type Layouts = &'static [(&'static str, usize)];
+    let cases: [(&str, EngineOptions, Layouts); 6] = [
         ("qwen3-moe", options(Precision::Precise, KvType::F16), HEADS),
         ("gpt-oss-mxfp4", options(Precision::Fast, KvType::Q8_0), HEADS),
         ("gemma3", options(Precision::Precise, KvType::BF16), &[("helix", 2), ("tp tpa=2", 1)]),
