@@ -89,7 +89,7 @@ pub struct OutputArgs {
     helix run model.gguf -f book.txt -c 32768 --ranks 2 --kv-type q8_0\n  \
     git log -5 | helix run model.gguf --json | jq .text")]
 pub struct RunArgs {
-    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME or hf:ORG/NAME@REV, or the name of a fetched model
+    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME@REV, or the name of a fetched model
     pub model: PathBuf,
     /// The prompt
     #[arg(short, long, value_name = "TEXT", group = "source", allow_hyphen_values = true)]
@@ -134,7 +134,7 @@ pub struct RunArgs {
     name when all of it is written.\n\nExample:\n  \
     helix logits model.gguf --tokens 1,2,3 --out logits.safetensors --kvp 2 --precise")]
 pub struct LogitsArgs {
-    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME or hf:ORG/NAME@REV, or the name of a fetched model
+    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME@REV, or the name of a fetched model
     pub model: PathBuf,
     /// The tokens' ids
     #[arg(long, value_name = "1,2,3", value_delimiter = ',', required = true)]
@@ -159,7 +159,7 @@ pub struct LogitsArgs {
     chunk's first token. Perplexity is the exponential of the mean negative log-likelihood.\n\n\
     Example:\n  helix perplexity model.gguf -f wiki.test.raw -c 512")]
 pub struct PerplexityArgs {
-    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME or hf:ORG/NAME@REV, or the name of a fetched model
+    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME@REV, or the name of a fetched model
     pub model: PathBuf,
     /// The text
     #[arg(short, long, value_name = "FILE")]
@@ -192,7 +192,7 @@ pub struct PerplexityArgs {
     time of that line.\n\n\
     Example:\n  helix bench model.gguf -p 512 -n 64 -d 0,8192,32768 --kvp 2 --lines")]
 pub struct BenchArgs {
-    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME or hf:ORG/NAME@REV, or the name of a fetched model
+    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME@REV, or the name of a fetched model
     pub model: PathBuf,
     /// Tokens of a prompt; 0 for no pp test
     #[arg(short, long, value_name = "N,..", default_value = "512", value_delimiter = ',')]
@@ -226,7 +226,7 @@ pub struct BenchArgs {
     Weight bytes are those on disk.\n\n\
     Example:\n  helix inspect model.gguf --strategy tp --ranks 8 -c 131072")]
 pub struct InspectArgs {
-    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME or hf:ORG/NAME@REV, or the name of a fetched model
+    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME@REV, or the name of a fetched model
     pub model: PathBuf,
     /// Tokens of the sequence that reads are given for [default: 0, 4096 and the model's context]
     #[arg(short, long, value_name = "N,..", value_delimiter = ',')]
@@ -243,7 +243,7 @@ pub struct InspectArgs {
 #[derive(Args, Debug)]
 #[command(after_help = VERIFY_HELP)]
 pub struct VerifyArgs {
-    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME or hf:ORG/NAME@REV, or the name of a fetched model
+    /// A .gguf file, a Hugging Face directory, hf:ORG/NAME@REV, or the name of a fetched model
     pub model: PathBuf,
     /// Ranks of the largest layouts
     #[arg(long, value_name = "N", default_value = "4", value_parser = between(1, 64))]
