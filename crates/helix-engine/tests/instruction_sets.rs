@@ -34,7 +34,7 @@ fn every_instruction_set_gives_the_same_bits() {
         ..Spec::tiny(Arch::Llama)
     };
     let text = Random(61).tokens(40, VOCAB);
-    for (index, format) in Format::ALL.into_iter().enumerate() {
+    for (index, format) in Format::GGML.into_iter().enumerate() {
         let spec = if format == Format::F32 { floats.clone() } else { blocks(format) };
         let model = Arc::new(Model::from_gguf_bytes(gguf(&spec, 62)).unwrap());
         let layout = Layout::new(&model.shape(), "helix kvp=2 block=1".parse().unwrap()).unwrap();

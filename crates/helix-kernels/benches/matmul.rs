@@ -1,9 +1,10 @@
 //! Matrix products, with their distance from the roof.
 //!
 //! `cargo bench -p helix-kernels --bench matmul [-- FILTER...]`: only lines that contain every
-//! FILTER, such as `Q4_1` or `b1 `; `avx2` or another instruction set limits to it. One thread. Weights come from memory: copies of a matrix that together
-//! exceed any cache are multiplied in turn, as layers are. Roofs are measured in the same run,
-//! before and after. Median of at least ten passes.
+//! FILTER, such as `Q4_1` or `b1 `; `avx2` or another instruction set limits to it. One thread.
+//! Weights come from memory: copies of a matrix that together exceed most caches are multiplied in
+//! turn, as layers are. Roofs are measured in the same run, before and after, the read bandwidth
+//! over as many bytes. Median of at least ten passes.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -11,15 +12,18 @@ use std::time::{Duration, Instant};
 use helix_kernels::isa::{Isa, cpu, limit};
 use helix_kernels::probe::{integer_peak, read_bandwidth};
 use helix_kernels::{
-    Activations, Format, Matrix, Precision, SharedColumns, dequantize, matmul, quantize,
+    Activations, Format, Matrix, Precision, Scales, SharedColumns, Weights, matmul, quantize,
+    quantize_e4m3,
 };
 
-/// SmolLM2-135M's layers and head, and the FFN of a 1B model: rows, cols.
-const SHAPES: [(usize, usize); 5] =
-    [(576, 576), (3072, 576), (576, 1536), (49152, 576), (2048, 8192)];
+/// SmolLM2-135M's layers and head, the FFN of a 1B model, and an expert of DeepSeek-V3: rows, cols.
+const SHAPES: [(usize, usize); 6] =
+    [(576, 576), (3072, 576), (576, 1536), (49152, 576), (2048, 8192), (2048, 7168)];
 const BATCHES: [usize; 3] = [1, 8, 512];
-/// More than the last-level cache.
-const WEIGHTS: usize = 96 << 20;
+/// Of one token, more than the last-level cache, which servers share among many cores.
+const WEIGHTS: usize = 768 << 20;
+/// Of several tokens, which are not bound by memory: more than a core's share of it.
+const BATCH_WEIGHTS: usize = 96 << 20;
 
 fn noise(len: usize, mut state: u64) -> Vec<f32> {
     let mut next = || {
@@ -31,7 +35,7 @@ fn noise(len: usize, mut state: u64) -> Vec<f32> {
 
 fn main() {
     let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let read = || read_bandwidth(1, 256 << 20, 0.5);
+    let read = || read_bandwidth(1, WEIGHTS, 0.5);
     let (bytes, ops) = (read(), integer_peak(0.2));
     let strongest = cpu();
     println!("{strongest}: {:.1} GB/s, {:.0} Gop/s", bytes / 1e9, ops / 1e9);
@@ -71,10 +75,19 @@ fn bench(
 ) {
     let values = noise(rows * cols, 1);
     let mut data = vec![0; rows * format.row_bytes(cols).expect("whole blocks")];
-    quantize(format, &values, &mut data);
-    let pack = || Matrix::pack(format, &data, cols, 0..rows, 0..cols, precision).expect("finite");
+    let mut values_of_scales = Vec::new();
+    if format == Format::F8E4M3 {
+        (data, values_of_scales) = quantize_e4m3(&values, cols);
+    } else {
+        quantize(format, &values, &mut data);
+    }
+    let scales = Scales { values: &values_of_scales, block: (128, 128) };
+    let scales = (format == Format::F8E4M3).then_some(scales);
+    let weights = Weights { format, data: &data, cols, scales };
+    let pack = || Matrix::pack(weights, 0..rows, 0..cols, precision).expect("finite");
     let first = pack();
-    let count = (WEIGHTS / first.bytes()).clamp(1, if batch > 8 { 4 } else { 1 << 20 });
+    let bytes = if batch == 1 { WEIGHTS } else { BATCH_WEIGHTS };
+    let count = (bytes / first.bytes()).clamp(1, if batch > 8 { 4 } else { 1 << 20 });
     let copies: Vec<Matrix> = (1..count).map(|_| pack()).chain([first]).collect();
     let mut x = Activations::new(batch, cols, precision);
     let input = noise(batch * cols, 2);
@@ -96,7 +109,7 @@ fn bench(
     while times.len() < 10 || Instant::now() < end {
         times.push(pass());
     }
-    check(name, format, &data, &input, cols, &out);
+    check(name, weights, &input, &out);
     times.sort_by(f64::total_cmp);
     let (median, p90) = (times[times.len() / 2], times[times.len() * 9 / 10]);
     let gb = copies[0].bytes() as f64 / median;
@@ -128,12 +141,12 @@ fn quantise(tokens: usize, cols: usize) {
 }
 
 /// A few outputs against the sum in f64.
-fn check(name: &str, format: Format, data: &[u8], input: &[f32], cols: usize, out: &[f32]) {
-    let row_bytes = format.row_bytes(cols).expect("whole blocks");
-    let rows = data.len() / row_bytes;
+fn check(name: &str, weights: Weights<'_>, input: &[f32], out: &[f32]) {
+    let cols = weights.cols;
+    let rows = out.len() / (input.len() / cols);
     let mut w = vec![0.0; cols];
-    for (row, data) in data.chunks(row_bytes).enumerate().step_by(97) {
-        dequantize(format, data, &mut w);
+    for row in (0..rows).step_by(97) {
+        weights.row(row, &mut w);
         for (token, x) in input.chunks(cols).enumerate().step_by(7) {
             let want: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
             let got = f64::from(out[token * rows + row]);

@@ -1,14 +1,18 @@
 //! Weight formats as they lie on disk in GGUF and safetensors files.
 //!
-//! Source of the layouts: ggml's `ggml-common.h` and `gguf.md`. All numbers are little-endian.
+//! Source of the layouts: ggml's `ggml-common.h` and `gguf.md`; OCP's specifications of FP8 and of
+//! microscaling formats. All numbers are little-endian.
 
 mod codes;
+pub(crate) mod e4m3;
 mod quantize;
+mod search;
 
 use std::fmt;
 
-pub(crate) use codes::{Codes, decode};
-pub use quantize::quantize;
+pub(crate) use codes::{Codes, FP4, decode};
+pub use quantize::{quantize, quantize_e4m3};
+pub use search::quantize_searched;
 
 /// How the elements of a weight matrix are stored.
 ///
@@ -22,6 +26,9 @@ pub enum Format {
     F16,
     /// The upper half of a single.
     BF16,
+    /// OCP's FP8 with 4 bits of exponent. Its scales, one per block of rows and columns, are a
+    /// tensor of their own: [`Scales`](crate::Scales).
+    F8E4M3,
     /// 32 × `d·q`, q in −128..=127.
     Q8_0,
     /// 32 × `d·(q − 8)`, q in 0..16.
@@ -38,6 +45,9 @@ pub enum Format {
     Q5K,
     /// 16 × 16 × `(d·s)·(q − 32)`, q in 0..64, s in −128..=127.
     Q6K,
+    /// OCP's microscaling FP4: 32 × `2^(e − 127)·q`, q one of 0, ½, 1, 1½, 2, 3, 4, 6 or minus
+    /// that.
+    Mxfp4,
 }
 
 /// Columns that share one activation scale, and the step in which every quantised format is read.
@@ -45,7 +55,24 @@ pub(crate) const SUB_BLOCK: usize = 32;
 
 impl Format {
     /// Every format.
-    pub const ALL: [Format; 11] = [
+    pub const ALL: [Format; 13] = [
+        Format::F32,
+        Format::F16,
+        Format::BF16,
+        Format::F8E4M3,
+        Format::Q8_0,
+        Format::Q4_0,
+        Format::Q4_1,
+        Format::Q5_0,
+        Format::Q5_1,
+        Format::Q4K,
+        Format::Q5K,
+        Format::Q6K,
+        Format::Mxfp4,
+    ];
+
+    /// Those that GGUF files hold.
+    pub const GGML: [Format; 12] = [
         Format::F32,
         Format::F16,
         Format::BF16,
@@ -57,13 +84,15 @@ impl Format {
         Format::Q4K,
         Format::Q5K,
         Format::Q6K,
+        Format::Mxfp4,
     ];
 
     /// Elements in a block: the granularity at which a row may be cut.
     pub const fn block_len(self) -> usize {
         match self {
-            Format::F32 | Format::F16 | Format::BF16 => 1,
+            Format::F32 | Format::F16 | Format::BF16 | Format::F8E4M3 => 1,
             Format::Q8_0 | Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 => 32,
+            Format::Mxfp4 => 32,
             Format::Q4K | Format::Q5K | Format::Q6K => 256,
         }
     }
@@ -73,6 +102,7 @@ impl Format {
         match self {
             Format::F32 => 4,
             Format::F16 | Format::BF16 => 2,
+            Format::F8E4M3 => 1,
             Format::Q8_0 => 34,
             Format::Q4_0 => 18,
             Format::Q4_1 => 20,
@@ -81,6 +111,7 @@ impl Format {
             Format::Q4K => 144,
             Format::Q5K => 176,
             Format::Q6K => 210,
+            Format::Mxfp4 => 17,
         }
     }
 
@@ -93,12 +124,13 @@ impl Format {
         (cols / self.block_len()).checked_mul(self.block_bytes())
     }
 
-    /// The name that GGUF tools print.
+    /// The name that GGUF tools print, or safetensors files hold.
     pub const fn name(self) -> &'static str {
         match self {
             Format::F32 => "F32",
             Format::F16 => "F16",
             Format::BF16 => "BF16",
+            Format::F8E4M3 => "F8_E4M3",
             Format::Q8_0 => "Q8_0",
             Format::Q4_0 => "Q4_0",
             Format::Q4_1 => "Q4_1",
@@ -107,6 +139,7 @@ impl Format {
             Format::Q4K => "Q4_K",
             Format::Q5K => "Q5_K",
             Format::Q6K => "Q6_K",
+            Format::Mxfp4 => "MXFP4",
         }
     }
 
@@ -122,7 +155,8 @@ impl fmt::Display for Format {
     }
 }
 
-/// Blocks to numbers: `out[i]` is element `i` of `data`, to the bit as ggml has it.
+/// Blocks to numbers: `out[i]` is element `i` of `data`, to the bit as ggml has it. Those of
+/// [`Format::F8E4M3`] still want their scales.
 ///
 /// # Panics
 /// When `out` is not a whole number of blocks, or `data` is not exactly its bytes.
@@ -142,6 +176,11 @@ pub fn dequantize(format: Format, data: &[u8], out: &mut [f32]) {
         Format::BF16 => {
             for (o, b) in out.iter_mut().zip(data.as_chunks::<2>().0) {
                 *o = half::bf16::from_le_bytes(*b).to_f32();
+            }
+        }
+        Format::F8E4M3 => {
+            for (o, b) in out.iter_mut().zip(data) {
+                *o = e4m3::to_f32(*b);
             }
         }
         _ => {

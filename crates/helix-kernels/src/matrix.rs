@@ -9,7 +9,7 @@ use crate::arch::matmul::panel::ROWS;
 use crate::arch::matmul::{Operand, multiply};
 use crate::arch::memory::{self, Buffer, OutOfMemory};
 use crate::columns::Columns;
-use crate::formats::Format;
+use crate::formats::{Format, dequantize};
 use crate::isa::{self, Isa};
 
 mod pack;
@@ -21,6 +21,58 @@ pub enum Precision {
     Fast,
     /// They stay `f32`, and weights are dequantised on the way: for comparison with references.
     Precise,
+}
+
+/// A weight matrix as it lies on disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights<'a> {
+    /// How its elements are stored.
+    pub format: Format,
+    /// Row-major blocks, from row 0.
+    pub data: &'a [u8],
+    /// Columns of each row.
+    pub cols: usize,
+    /// What weights of [`Format::F8E4M3`] are multiplied by; without, by 1. Other formats have none.
+    pub scales: Option<Scales<'a>>,
+}
+
+/// Scales of blocks of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct Scales<'a> {
+    /// Row-major, `[⌈rows / block.0⌉, ⌈cols / block.1⌉]`.
+    pub values: &'a [f32],
+    /// Rows and columns that share a scale: 128 × 128 in DeepSeek's models, whose
+    /// `weight_scale_inv` these are. Columns must be a multiple of 128, or at least all of them.
+    pub block: (usize, usize),
+}
+
+impl<'a> Weights<'a> {
+    /// Weights without scales beside them.
+    pub fn new(format: Format, data: &'a [u8], cols: usize) -> Weights<'a> {
+        Weights { format, data, cols, scales: None }
+    }
+
+    /// Row `row` in `f32`, scales included.
+    ///
+    /// # Panics
+    /// When there is no such row, `out` is not as long as a row, or there are too few scales.
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.cols, "a row of weights: columns");
+        let bytes = self.format.row_bytes(self.cols).expect("rows are whole blocks");
+        dequantize(self.format, &self.data[row * bytes..(row + 1) * bytes], out);
+        if let Some(scales) = self.scales {
+            for (col, out) in out.iter_mut().enumerate() {
+                *out *= scales.of(self.cols, row, col);
+            }
+        }
+    }
+}
+
+impl Scales<'_> {
+    /// The scale of an element of a matrix of `cols` columns.
+    fn of(&self, cols: usize, row: usize, col: usize) -> f32 {
+        self.values[row / self.block.0 * cols.div_ceil(self.block.1) + col / self.block.1]
+    }
 }
 
 /// Why weights cannot be packed.
@@ -57,6 +109,24 @@ pub enum PackError {
         /// There are.
         bytes: usize,
     },
+    /// Scales that do not fit the weights.
+    #[error(
+        "{found} scales for blocks of {} x {} do not fit {rows} rows of {cols} {format} weights: \
+         F8_E4M3 alone has scales of its own, one for each block of a multiple of 128 columns",
+        block.0, block.1
+    )]
+    Scales {
+        /// Of the tensor.
+        format: Format,
+        /// Of the tensor.
+        rows: usize,
+        /// Of the tensor.
+        cols: usize,
+        /// Rows and columns of a block.
+        block: (usize, usize),
+        /// Scales given.
+        found: usize,
+    },
     /// A weight or scale that is not a finite number.
     #[error("row {row} has a NaN or infinite weight or scale near column {col}")]
     NotFinite {
@@ -76,6 +146,8 @@ pub struct Matrix {
     precision: Precision,
     rows: usize,
     cols: usize,
+    /// Columns between a boundary of scales and the first column.
+    lead: usize,
     /// Of 16 rows each, one after the other.
     panels: Buffer,
 }
@@ -83,21 +155,18 @@ pub struct Matrix {
 impl Matrix {
     /// Repacks rows `rows` and columns `cols` of a tensor.
     ///
-    /// `data` are the tensor's row-major blocks as on disk, `total_cols` columns wide, from row 0.
-    ///
     /// # Errors
-    /// When columns are not cut at block boundaries, `data` ends before the last row, or a scale
-    /// or value is not finite.
+    /// When columns are not cut at block boundaries, the data ends before the last row, scales do
+    /// not fit, or a scale or value is not finite.
     pub fn pack(
-        format: Format,
-        data: &[u8],
-        total_cols: usize,
+        weights: Weights<'_>,
         rows: Range<usize>,
         cols: Range<usize>,
         precision: Precision,
     ) -> Result<Matrix, PackError> {
-        let panels = pack::pack(format, data, total_cols, rows.clone(), cols.clone())?;
-        Ok(Matrix { format, precision, rows: rows.len(), cols: cols.len(), panels })
+        let panels = pack::pack(&weights, rows.clone(), cols.clone())?;
+        let (format, lead) = (weights.format, cols.start % pack::SCALED_COLUMNS);
+        Ok(Matrix { format, precision, rows: rows.len(), cols: cols.len(), lead, panels })
     }
 
     /// Outputs.
@@ -144,7 +213,8 @@ impl std::fmt::Debug for Matrix {
 /// are 0. An output's bits depend on its row of `w` and of `x` alone: not on the tile, on other
 /// tokens, or on the instruction set. It adds sub-blocks of 32 columns from left to right in
 /// `f32`; inside one, quantised weights under [`Precision::Fast`] add integers exactly, others
-/// are a chain of fused multiply-adds.
+/// are a chain of fused multiply-adds. Sub-blocks of [`Format::F8E4M3`] are quarters of what shares
+/// a scale: 32 columns, or less at the shard's ends; the scale meets their sums.
 ///
 /// # Panics
 /// When shapes differ from the above, or quantised weights packed for `Fast` meet activations
@@ -173,7 +243,8 @@ fn matmul_on(isa: Isa, out: &mut Columns<'_>, w_row0: usize, w: &Matrix, x: Acti
     if w.cols == 0 {
         (0..out.tokens()).for_each(|t| out.row(t).fill(0.0));
     } else if out.tokens() > 0 && !range.is_empty() {
-        let operand = Operand { format: w.format, integer, bytes: &w.panels, cols: w.cols };
+        let Matrix { format, cols, lead, ref panels, .. } = *w;
+        let operand = Operand { format, integer, bytes: panels, cols, lead };
         multiply(isa, out, range.start - w_row0, operand, x);
     }
 }

@@ -30,7 +30,7 @@ impl<'a> Tensor<'a> {
         let format = format_of(info.ggml_type).ok_or_else(|| ModelError::UnsupportedType {
             name: name.to_owned(),
             ggml_type: info.ggml_type.name,
-            supported: Format::ALL.map(Format::name).join(", "),
+            supported: Format::GGML.map(Format::name).join(", "),
         })?;
         let data = gguf.data(info);
         let cols = info.dims[0] as usize;
@@ -72,5 +72,5 @@ impl<'a> Tensor<'a> {
 
 /// The kernels' name for a type, if they have one.
 fn format_of(ggml_type: &GgmlType) -> Option<Format> {
-    Format::ALL.into_iter().find(|format| format.name() == ggml_type.name)
+    Format::GGML.into_iter().find(|format| format.name() == ggml_type.name)
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
-use helix_kernels::{Matrix, PackError, Precision};
+use helix_kernels::{Matrix, PackError, Precision, Weights};
 use helix_layout::{Layout, Rank};
 
 use crate::model::{FINAL_NORM, layer_tensor};
@@ -311,13 +311,12 @@ fn pack(
     cols: Range<usize>,
     precision: Precision,
 ) -> Result<Matrix, ModelError> {
-    Matrix::pack(tensor.format, tensor.data, tensor.cols, rows, cols, precision).map_err(|error| {
-        match error {
-            PackError::NotFinite { row, .. } => {
-                ModelError::NotFinite { name: tensor.name.to_owned(), row }
-            }
-            other => panic!("{}: layouts cut where matrices can be cut: {other}", tensor.name),
+    let weights = Weights::new(tensor.format, tensor.data, tensor.cols);
+    Matrix::pack(weights, rows, cols, precision).map_err(|error| match error {
+        PackError::NotFinite { row, .. } => {
+            ModelError::NotFinite { name: tensor.name.to_owned(), row }
         }
+        other => panic!("{}: layouts cut where matrices can be cut: {other}", tensor.name),
     })
 }
 

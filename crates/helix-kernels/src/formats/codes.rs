@@ -7,9 +7,15 @@ use super::{Format, SUB_BLOCK};
 /// Bytes in which a K-format packs eight 6-bit scales and eight 6-bit minimums.
 const K_SCALES: usize = 12;
 
+/// Twice the number of each FP4 code (E2M1: sign, 2 bits of exponent, 1 of mantissa), plus
+/// [`FP4_OFFSET`].
+pub(crate) const FP4: [u8; 16] = [16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4];
+const FP4_OFFSET: u8 = 16;
+
 /// 32 consecutive weights of one row:
 /// `w[i] = (codes[i] − offset)·(d·scale[i / 16]) + min`, where `min` is `m` for the `_1` formats,
-/// `−m·sub_min` for those of K with minimums, and 0 for the rest.
+/// `−m·sub_min` for those of K with minimums, and 0 for the rest. For [`Format::Mxfp4`] codes are
+/// indices of [`FP4`], and `d` is `2^(exponent − 128)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Codes {
     pub codes: [u8; SUB_BLOCK],
@@ -18,6 +24,8 @@ pub(crate) struct Codes {
     /// Integer scales of the two halves; 1 where the format has none.
     pub scale: [i8; 2],
     pub sub_min: u8,
+    /// OCP's E8M0.
+    pub exponent: u8,
 }
 
 /// What is subtracted from a code.
@@ -25,6 +33,7 @@ pub(crate) const fn offset(format: Format) -> u8 {
     match format {
         Format::Q4_0 => 8,
         Format::Q5_0 => 16,
+        Format::Mxfp4 => FP4_OFFSET,
         Format::Q6K => 32,
         Format::Q8_0 => 128,
         _ => 0,
@@ -32,6 +41,12 @@ pub(crate) const fn offset(format: Format) -> u8 {
 }
 
 impl Codes {
+    /// Whether every factor is a number, and every number fits an `f32`.
+    pub fn is_finite(&self) -> bool {
+        // 6·2^125 is the largest FP4; the exponent 255 is no number.
+        self.d.is_finite() && self.m.is_finite() && self.exponent <= 252
+    }
+
     /// What is added to each of the 32.
     pub fn min(&self, format: Format) -> f32 {
         match format {
@@ -43,6 +58,13 @@ impl Codes {
 
     /// The 32 weights.
     pub fn values(&self, format: Format, out: &mut [f32; SUB_BLOCK]) {
+        if format == Format::Mxfp4 {
+            let scale = half_e8m0(self.exponent);
+            for (o, &c) in out.iter_mut().zip(&self.codes) {
+                *o = (f32::from(FP4[usize::from(c)]) - f32::from(FP4_OFFSET)) * scale;
+            }
+            return;
+        }
         let min = self.min(format);
         for (half, out) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
             let scale = self.d.to_f32() * f32::from(self.scale[half]);
@@ -50,6 +72,15 @@ impl Codes {
                 *o = (f32::from(c) - f32::from(offset(format))) * scale + min;
             }
         }
+    }
+}
+
+/// `2^(exponent − 128)`; NaN for the exponent that is none.
+pub(super) fn half_e8m0(exponent: u8) -> f32 {
+    match exponent {
+        0xff => f32::NAN,
+        0 | 1 => f32::from_bits(0x0020_0000 << exponent), // subnormal
+        _ => f32::from_bits((u32::from(exponent) - 1) << 23),
     }
 }
 
@@ -91,7 +122,15 @@ pub(crate) fn decode(format: Format, block: &[u8], index: usize) -> Codes {
         }
         Format::Q4K | Format::Q5K => decode_k(format, block, index),
         Format::Q6K => decode_q6k(block, index),
-        Format::F32 | Format::F16 | Format::BF16 => panic!("{format} has no codes"),
+        Format::Mxfp4 => Codes {
+            codes: split_nibbles(&block[1..17]),
+            scale: [1; 2],
+            exponent: block[0],
+            ..Codes::default()
+        },
+        Format::F32 | Format::F16 | Format::BF16 | Format::F8E4M3 => {
+            panic!("{format} has no codes")
+        }
     }
 }
 
@@ -119,6 +158,7 @@ fn decode_k(format: Format, block: &[u8], index: usize) -> Codes {
         m: f16::from_le_bytes([block[2], block[3]]),
         scale: [scale as i8; 2],
         sub_min,
+        exponent: 0,
     }
 }
 
@@ -150,7 +190,7 @@ pub(crate) fn encode(format: Format, codes: &Codes, block: &mut [u8], index: usi
         }
     };
     let high = || (0..SUB_BLOCK).fold(0u32, |bits, i| bits | u32::from(c[i] >> 4) << i);
-    if format != Format::Q6K {
+    if !matches!(format, Format::Q6K | Format::Mxfp4) {
         block[..2].copy_from_slice(&d);
     }
     match format {
@@ -171,7 +211,13 @@ pub(crate) fn encode(format: Format, codes: &Codes, block: &mut [u8], index: usi
         }
         Format::Q4K | Format::Q5K => encode_k(format, codes, block, index),
         Format::Q6K => encode_q6k(codes, block, index),
-        Format::F32 | Format::F16 | Format::BF16 => panic!("{format} has no codes"),
+        Format::Mxfp4 => {
+            block[0] = codes.exponent;
+            pack(&mut block[1..17]);
+        }
+        Format::F32 | Format::F16 | Format::BF16 | Format::F8E4M3 => {
+            panic!("{format} has no codes")
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use half::{bf16, f16};
 
-use super::codes::{Codes, encode, offset};
-use super::{Format, SUB_BLOCK};
+use super::codes::{Codes, FP4, encode, half_e8m0, offset};
+use super::{Format, SUB_BLOCK, e4m3};
 
 /// Numbers to blocks; rounds to the nearest code under a scale fitted to each (sub-)block's range.
 ///
@@ -27,6 +27,11 @@ pub fn quantize(format: Format, values: &[f32], out: &mut [u8]) {
                 *o = bf16::from_f32(*v).to_le_bytes();
             }
         }
+        Format::F8E4M3 => {
+            for (o, v) in out.iter_mut().zip(values) {
+                *o = e4m3::from_f32(*v);
+            }
+        }
         _ => {
             out.fill(0);
             let blocks = out.chunks_exact_mut(format.block_bytes());
@@ -39,6 +44,28 @@ pub fn quantize(format: Format, values: &[f32], out: &mut [u8]) {
             }
         }
     }
+}
+
+/// Numbers `[rows, cols]` to [`Format::F8E4M3`] with a scale for each block of 128 × 128, which
+/// makes its largest magnitude the format's. Returns the codes and the row-major scales.
+///
+/// # Panics
+/// When `values` is no whole number of rows.
+pub fn quantize_e4m3(values: &[f32], cols: usize) -> (Vec<u8>, Vec<f32>) {
+    const BLOCK: usize = 128;
+    assert!(cols > 0 && values.len().is_multiple_of(cols), "values are not rows of {cols}");
+    let across = cols.div_ceil(BLOCK);
+    let block = |i: usize| i / cols / BLOCK * across + i % cols / BLOCK;
+    let mut scales = vec![0f32; (values.len() / cols).div_ceil(BLOCK) * across];
+    for (i, v) in values.iter().enumerate() {
+        let scale = &mut scales[block(i)];
+        *scale = scale.max(v.abs() / e4m3::MAX);
+    }
+    let code = |(i, v): (usize, &f32)| {
+        let scale = scales[block(i)];
+        e4m3::from_f32(if scale == 0.0 { 0.0 } else { v / scale })
+    };
+    (values.iter().enumerate().map(code).collect(), scales)
 }
 
 /// Steps between the smallest and the largest code.
@@ -88,7 +115,23 @@ fn ratio(value: f32, unit: f16, max: f32) -> f32 {
     if unit.to_f32() == 0.0 { 0.0 } else { (value / unit.to_f32()).round().clamp(0.0, max) }
 }
 
+/// The exponent under which the largest magnitude is at most 6, but not by half: as OCP's
+/// specification has it, saturating what lies between 6 and 8.
+fn fit_mxfp4(values: &[f32; SUB_BLOCK]) -> Codes {
+    let (lo, hi) = range(values);
+    let most = hi.max(-lo);
+    let exponent = (i64::from(most.to_bits() >> 23) - 2).clamp(0, 254) as u8;
+    let unit = half_e8m0(exponent);
+    let distance = |v: f32, code: usize| (v / unit - (f32::from(FP4[code]) - 16.0)).abs();
+    let nearest = |v: f32| (0..16).min_by(|&a, &b| distance(v, a).total_cmp(&distance(v, b)));
+    let codes = values.map(|v| nearest(v).map_or(0, |code| code as u8));
+    Codes { codes, scale: [1; 2], exponent, ..Codes::default() }
+}
+
 fn fit(format: Format, (d, m): (f16, f16), values: &[f32; SUB_BLOCK]) -> Codes {
+    if format == Format::Mxfp4 {
+        return fit_mxfp4(values);
+    }
     let (lo, hi) = range(values);
     let mut fitted = Codes { d, m, scale: [1; 2], ..Codes::default() };
     match format {

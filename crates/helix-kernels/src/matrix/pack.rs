@@ -2,10 +2,13 @@
 
 use std::ops::Range;
 
-use super::PackError;
-use crate::arch::matmul::panel::{self, Block, ROWS};
+use super::{PackError, Scales, Weights};
+use crate::arch::matmul::fp8;
+use crate::arch::matmul::panel::{self, Block, GROUP, ROWS};
 use crate::arch::memory::Buffer;
-use crate::formats::{self, Codes, Format, SUB_BLOCK};
+use crate::formats::{self, Codes, Format, SUB_BLOCK, e4m3};
+
+pub(super) use fp8::COLUMNS as SCALED_COLUMNS;
 
 /// A shard's place in the tensor.
 struct Shard<'a> {
@@ -31,12 +34,11 @@ impl<'a> Shard<'a> {
 }
 
 pub(super) fn pack(
-    format: Format,
-    data: &[u8],
-    total_cols: usize,
+    weights: &Weights<'_>,
     rows: Range<usize>,
     cols: Range<usize>,
 ) -> Result<Buffer, PackError> {
+    let Weights { format, data, cols: total_cols, scales } = *weights;
     let Some(row_bytes) = format.row_bytes(total_cols) else {
         return Err(PackError::Row { format, cols: total_cols });
     };
@@ -52,11 +54,15 @@ pub(super) fn pack(
         // A rank that holds none of this matrix: nothing to pack.
         return Ok(Buffer::zeroed(0)?);
     }
+    if let Some(scales) = scales {
+        check_scales(weights, &scales, data.len() / row_bytes)?;
+    }
     let shard = Shard { format, data, row_bytes, rows, cols };
     match format {
         Format::F32 => floats::<4>(&shard, |b| f32::from_le_bytes(b).is_finite()),
         Format::F16 => floats::<2>(&shard, |b| half::f16::from_le_bytes(b).is_finite()),
         Format::BF16 => floats::<2>(&shard, |b| half::bf16::from_le_bytes(b).is_finite()),
+        Format::F8E4M3 => scaled(&shard, weights),
         Format::Q8_0 => blocks::<panel::Q8_0>(&shard),
         Format::Q4_0 => blocks::<panel::Q4_0>(&shard),
         Format::Q4_1 => blocks::<panel::Q4_1>(&shard),
@@ -65,6 +71,58 @@ pub(super) fn pack(
         Format::Q4K => blocks::<panel::Q4K>(&shard),
         Format::Q5K => blocks::<panel::Q5K>(&shard),
         Format::Q6K => blocks::<panel::Q6K>(&shard),
+        Format::Mxfp4 => blocks::<panel::Mxfp4>(&shard),
+    }
+}
+
+fn check_scales(weights: &Weights<'_>, scales: &Scales<'_>, rows: usize) -> Result<(), PackError> {
+    let (format, cols, block) = (weights.format, weights.cols, scales.block);
+    let found = scales.values.len();
+    let whole = block.1.is_multiple_of(SCALED_COLUMNS) || block.1 >= cols;
+    let fits = format == Format::F8E4M3 && block.0 > 0 && block.1 > 0 && whole;
+    if !fits || rows.div_ceil(block.0).checked_mul(cols.div_ceil(block.1)) != Some(found) {
+        return Err(PackError::Scales { format, rows, cols, block, found });
+    }
+    Ok(())
+}
+
+/// Codes as they are, behind 16 rows' scales for every 128 columns: see [`fp8::Chunk`].
+fn scaled(shard: &Shard<'_>, weights: &Weights<'_>) -> Result<Buffer, PackError> {
+    let (lead, cols) = (shard.cols.start % SCALED_COLUMNS, shard.cols.len());
+    let units = fp8::units(lead, cols);
+    let mut panels = Buffer::zeroed(shard.rows.len().div_ceil(ROWS) * units * GROUP)?;
+    let all = panels.as_chunks_mut::<GROUP>().0;
+    for (panel, first) in all.chunks_mut(units).zip(shard.rows.clone().step_by(ROWS)) {
+        for row in first..shard.rows.end.min(first + ROWS) {
+            let from = shard.row(row);
+            if let Some(col) = from.iter().position(|code| !e4m3::is_finite(*code)) {
+                return Err(PackError::NotFinite { row, col: shard.cols.start + col });
+            }
+            for chunk in fp8::chunks(lead, cols) {
+                let col = shard.cols.start + chunk.start;
+                let scale = weights.scales.map_or(1.0, |s| s.of(weights.cols, row, col));
+                // The kernels' numbers are 256th parts.
+                let scale = scale * 256.0;
+                if !scale.is_finite() {
+                    return Err(PackError::NotFinite { row, col });
+                }
+                scaled_row(&mut panel[chunk.unit..], chunk, row - first, scale, from);
+            }
+        }
+    }
+    Ok(panels)
+}
+
+/// Places a row's part of a chunk.
+fn scaled_row(units: &mut [[u8; GROUP]], chunk: fp8::Chunk, lane: usize, scale: f32, row: &[u8]) {
+    units[0][4 * lane..][..4].copy_from_slice(&scale.to_le_bytes());
+    let run = chunk.run();
+    let codes = &row[chunk.start..chunk.start + chunk.len];
+    for (r, codes) in codes.chunks(run).enumerate() {
+        debug_assert!(r < fp8::RUNS);
+        for (unit, code) in units[1..].iter_mut().zip(codes) {
+            unit[fp8::Chunk::byte(r, lane)] = *code;
+        }
     }
 }
 
@@ -98,7 +156,7 @@ fn blocks<B: Block>(shard: &Shard<'_>) -> Result<Buffer, PackError> {
         for (i, (to, from)) in all[panel * count..].iter_mut().zip(from).enumerate() {
             for sub in 0..B::SUBS {
                 let codes: Codes = formats::decode(B::FORMAT, from, sub);
-                if !(codes.d.is_finite() && codes.m.is_finite()) {
+                if !codes.is_finite() {
                     let col = shard.cols.start + i * SUB_BLOCK * B::SUBS;
                     return Err(PackError::NotFinite { row, col });
                 }

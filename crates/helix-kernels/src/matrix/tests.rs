@@ -4,13 +4,16 @@ use crate::columns::SharedColumns;
 use crate::formats::tests::noise;
 use crate::formats::{dequantize, quantize};
 
+mod oracle;
+
 /// A random weight matrix with its packed form and its exact values.
 fn random(format: Format, rows: usize, cols: usize, precision: Precision) -> (Matrix, Vec<f32>) {
     let mut data = vec![0; rows * format.row_bytes(cols).unwrap()];
     quantize(format, &noise(rows * cols, (rows * 1000 + cols) as u64), &mut data);
     let mut values = vec![0.0; rows * cols];
     dequantize(format, &data, &mut values);
-    let matrix = Matrix::pack(format, &data, cols, 0..rows, 0..cols, precision).unwrap();
+    let matrix =
+        Matrix::pack(Weights::new(format, &data, cols), 0..rows, 0..cols, precision).unwrap();
     (matrix, values)
 }
 
@@ -113,7 +116,8 @@ fn shards_are_parts_of_the_whole() {
             let (rows, cols) = (70, 4 * unit);
             let mut data = vec![0; rows * format.row_bytes(cols).unwrap()];
             quantize(format, &noise(rows * cols, 9), &mut data);
-            let pack = |r, c| Matrix::pack(format, &data, cols, r, c, precision).unwrap();
+            let pack =
+                |r, c| Matrix::pack(Weights::new(format, &data, cols), r, c, precision).unwrap();
             let input = noise(2 * cols, 10);
             let whole =
                 product(isa::cpu(), &pack(0..rows, 0..cols), &load(&input, cols, precision), 64);
@@ -151,7 +155,8 @@ fn a_shard_of_nothing_is_legal() {
     for format in Format::ALL {
         let unit = format.block_len();
         let data = vec![0; 2 * format.row_bytes(unit).unwrap()];
-        let pack = |r, c| Matrix::pack(format, &data, unit, r, c, Precision::Fast).unwrap();
+        let pack =
+            |r, c| Matrix::pack(Weights::new(format, &data, unit), r, c, Precision::Fast).unwrap();
         assert_eq!(pack(1..1, 0..unit).bytes(), 0);
         let no_columns = pack(0..2, unit..unit);
         let mut x = Activations::new(3, 0, Precision::Fast);
@@ -174,7 +179,8 @@ fn any_row_may_be_asked_for_ahead() {
 fn bad_shards_are_refused() {
     let data = vec![0; 2 * 18 * 2];
     let pack = |total, rows, cols| {
-        Matrix::pack(Format::Q4_0, &data, total, rows, cols, Precision::Fast).unwrap_err()
+        Matrix::pack(Weights::new(Format::Q4_0, &data, total), rows, cols, Precision::Fast)
+            .unwrap_err()
     };
     assert_eq!(pack(63, 0..2, 0..32), PackError::Row { format: Format::Q4_0, cols: 63 });
     assert_eq!(
@@ -201,9 +207,12 @@ fn weights_that_are_not_finite_are_refused() {
                 Format::BF16 => {
                     data[at..at + 2].copy_from_slice(&half::bf16::from_f32(bad).to_le_bytes());
                 }
+                Format::F8E4M3 => data[at] = 0x7f,
+                Format::Mxfp4 => data[at] = 0xff,
                 _ => data[at..at + 2].copy_from_slice(&half::f16::from_f32(bad).to_le_bytes()),
             }
-            let error = Matrix::pack(format, &data, cols, 0..3, 0..cols, Precision::Fast);
+            let error =
+                Matrix::pack(Weights::new(format, &data, cols), 0..3, 0..cols, Precision::Fast);
             let want = PackError::NotFinite { row: 2, col: format.block_len() };
             assert_eq!(error.unwrap_err(), want, "{format}");
         }

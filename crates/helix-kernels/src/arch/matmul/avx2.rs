@@ -13,6 +13,16 @@ fn with_features<J: Job>(lanes: Avx2, job: J) {
 
 type Pair = [__m256i; 2];
 
+/// FP8 in the upper bytes of words.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+fn halves(words: __m256i) -> [__m256; 2] {
+    let halves =
+        _mm256_and_si256(_mm256_srai_epi16::<1>(words), _mm256_set1_epi16(0xbf80_u16 as i16));
+    let (low, high) = (_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
+    [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
+}
+
 // SAFETY of every block below: `self` proves that the instructions exist; memory that is read is
 // the array behind the reference.
 impl Dots for Avx2 {
@@ -20,6 +30,7 @@ impl Dots for Avx2 {
     type Ints = Pair;
 
     const TOKENS: usize = 4;
+    const SUMS: usize = 4;
 
     fn enter<J: Job>(self, job: J) {
         // SAFETY: see the top of the implementation.
@@ -123,6 +134,42 @@ impl Dots for Avx2 {
             let bytes = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order));
             _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
         }
+    }
+
+    #[inline(always)]
+    fn lookup(self, [a, b]: Pair, table: &[u8; 16]) -> Pair {
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            [_mm256_shuffle_epi8(table, a), _mm256_shuffle_epi8(table, b)]
+        }
+    }
+
+    #[inline(always)]
+    fn load_e8m0(self, from: &[u8; 16]) -> [__m256; 2] {
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            let least = _mm256_set1_epi32(1 << 22);
+            [bytes, _mm_srli_si128::<8>(bytes)].map(|eight| {
+                let powers = _mm256_slli_epi32::<23>(_mm256_cvtepu8_epi32(eight));
+                _mm256_castsi256_ps(_mm256_max_epu32(powers, least))
+            })
+        }
+    }
+
+    #[inline(always)]
+    fn even_e4m3(self, from: &[u8; GROUP]) -> [[__m256; 2]; 2] {
+        let [a, b] = self.bytes(from);
+        // SAFETY: see the top of the implementation.
+        unsafe { [halves(_mm256_slli_epi16::<8>(a)), halves(_mm256_slli_epi16::<8>(b))] }
+    }
+
+    #[inline(always)]
+    fn odd_e4m3(self, from: &[u8; GROUP]) -> [[__m256; 2]; 2] {
+        let [a, b] = self.bytes(from);
+        // SAFETY: see the top of the implementation.
+        unsafe { [halves(a), halves(b)] }
     }
 
     #[inline(always)]

@@ -11,6 +11,16 @@ fn with_features<J: Job>(lanes: Avx512, job: J) {
     job.run(lanes);
 }
 
+/// FP8 in the upper bytes of words.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn halves(words: __m512i) -> [__m512; 2] {
+    let halves =
+        _mm512_and_si512(_mm512_srai_epi16::<1>(words), _mm512_set1_epi16(0xbf80_u16 as i16));
+    let (low, high) = (_mm512_castsi512_si256(halves), _mm512_extracti64x4_epi64::<1>(halves));
+    [_mm512_cvtph_ps(low), _mm512_cvtph_ps(high)]
+}
+
 // SAFETY of every block below: `self` proves that the instructions exist; memory that is read is
 // the array behind the reference.
 impl Dots for Avx512 {
@@ -18,6 +28,7 @@ impl Dots for Avx512 {
     type Ints = __m512i;
 
     const TOKENS: usize = 8;
+    const SUMS: usize = 16;
 
     fn enter<J: Job>(self, job: J) {
         // SAFETY: see the top of the implementation.
@@ -94,6 +105,37 @@ impl Dots for Avx512 {
             let bytes = _mm512_cvtepi32_epi8(_mm512_castps_si512(v));
             _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
         }
+    }
+
+    #[inline(always)]
+    fn lookup(self, v: __m512i, table: &[u8; 16]) -> __m512i {
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, v)
+        }
+    }
+
+    #[inline(always)]
+    fn load_e8m0(self, from: &[u8; 16]) -> __m512 {
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let exponents = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            let powers = _mm512_slli_epi32::<23>(exponents);
+            _mm512_castsi512_ps(_mm512_max_epu32(powers, _mm512_set1_epi32(1 << 22)))
+        }
+    }
+
+    #[inline(always)]
+    fn even_e4m3(self, from: &[u8; GROUP]) -> [__m512; 2] {
+        // SAFETY: see the top of the implementation.
+        unsafe { halves(_mm512_slli_epi16::<8>(self.bytes(from))) }
+    }
+
+    #[inline(always)]
+    fn odd_e4m3(self, from: &[u8; GROUP]) -> [__m512; 2] {
+        // SAFETY: see the top of the implementation.
+        unsafe { halves(self.bytes(from)) }
     }
 
     #[inline(always)]

@@ -5,11 +5,14 @@
 //! * Integer: `v` is the exact integer dot of the (half) sub-block with the activations' codes,
 //!   times `scale·x.scale`; then the minimum times the activations' sum.
 //! * Float: `v` is a chain of fused multiply-adds over the columns of the sub-block, from 0.
+//! * FP8: as float, but sub-blocks are the runs of [`super::fp8::Chunk`], and the scale of each is
+//!   multiplied with its value as that is fused into `sum`.
 
 use std::marker::PhantomData;
 
+use super::fp8::Fp8;
 use super::panel::{self, Block, Column, GROUP, ROWS};
-use super::{Dots, Job, Visit, dispatch};
+use super::{Dots, Job, Visit, asks_ahead_for_one, dispatch};
 use crate::activations::{ActivationRows, Sub};
 use crate::columns::Columns;
 use crate::formats::{Format, SUB_BLOCK};
@@ -24,6 +27,8 @@ pub(crate) struct Operand<'a> {
     /// All panels, one after the other.
     pub bytes: &'a [u8],
     pub cols: usize,
+    /// Columns between a boundary of scales and the first column: FP8 alone has such boundaries.
+    pub lead: usize,
 }
 
 /// Weights that are read through before the next tokens' turn: they stay in the second-level
@@ -57,6 +62,7 @@ impl Visit for Product<'_, '_> {
             (Format::F32, _) => passes::<L, Float<panel::F32>>(l, self),
             (Format::F16, _) => passes::<L, Float<panel::F16>>(l, self),
             (Format::BF16, _) => passes::<L, Float<panel::BF16>>(l, self),
+            (Format::F8E4M3, _) => passes::<L, Fp8>(l, self),
             (Format::Q8_0, true) => passes::<L, Integer<panel::Q8_0>>(l, self),
             (Format::Q4_0, true) => passes::<L, Integer<panel::Q4_0>>(l, self),
             (Format::Q4_1, true) => passes::<L, Integer<panel::Q4_1>>(l, self),
@@ -65,6 +71,7 @@ impl Visit for Product<'_, '_> {
             (Format::Q4K, true) => passes::<L, Integer<panel::Q4K>>(l, self),
             (Format::Q5K, true) => passes::<L, Integer<panel::Q5K>>(l, self),
             (Format::Q6K, true) => passes::<L, Integer<panel::Q6K>>(l, self),
+            (Format::Mxfp4, true) => passes::<L, Integer<panel::Mxfp4>>(l, self),
             (Format::Q8_0, false) => passes::<L, Exact<panel::Q8_0>>(l, self),
             (Format::Q4_0, false) => passes::<L, Exact<panel::Q4_0>>(l, self),
             (Format::Q4_1, false) => passes::<L, Exact<panel::Q4_1>>(l, self),
@@ -73,36 +80,49 @@ impl Visit for Product<'_, '_> {
             (Format::Q4K, false) => passes::<L, Exact<panel::Q4K>>(l, self),
             (Format::Q5K, false) => passes::<L, Exact<panel::Q5K>>(l, self),
             (Format::Q6K, false) => passes::<L, Exact<panel::Q6K>>(l, self),
+            (Format::Mxfp4, false) => passes::<L, Exact<panel::Mxfp4>>(l, self),
         }
     }
 }
 
-/// How far ahead of their use weights are asked for, when several tokens keep the processor busy.
+/// How far ahead of their use weights are asked for, in the second-level cache, whose queue of
+/// misses is longer. Requests are spread evenly over the arithmetic: in bursts they wait for each
+/// other, and what is read now waits for them.
 ///
-/// Tuned on Zen 4. One token is bound by memory and is fastest without. Eight gain up to 80 %, most
-/// of it because the second-level cache is asked, whose queue of misses is longer.
+/// Tuned on Zen 4, where eight tokens gain up to 80 %, and one is fastest without; and on Sapphire
+/// Rapids, where one token gains as much.
 const AHEAD: usize = 8192;
 
-/// Asks for what lies [`AHEAD`] of part `part` of `parts` of `weights`.
+/// [`AHEAD`], or 0, which asks for what is being read anyway, where nothing is better.
+fn ahead(tokens: usize) -> usize {
+    if tokens > 1 || asks_ahead_for_one() { AHEAD } else { 0 }
+}
+
+/// Asks for line `line` of what lies `ahead` of `from`.
 #[inline(always)]
-fn prefetch<L: Dots, W: ?Sized>(l: L, weights: &W, part: usize, parts: usize) {
-    let bytes = size_of_val(weights) / parts;
-    let start = std::ptr::from_ref(weights).cast::<u8>().wrapping_add(part * bytes + AHEAD);
-    for line in 0..bytes.div_ceil(GROUP) {
-        l.prefetch_far(start.wrapping_add(line * GROUP));
-    }
+pub(super) fn ask<L: Dots, W: ?Sized>(l: L, from: &W, line: usize, ahead: usize) {
+    l.prefetch_far(std::ptr::from_ref(from).cast::<u8>().wrapping_add(ahead + line * GROUP));
+}
+
+/// What a panel's product needs to know beside its weights and inputs.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    /// The operand's.
+    pub lead: usize,
+    /// How far ahead to ask for weights.
+    pub ahead: usize,
 }
 
 /// How the blocks of a panel meet activations.
-trait Rule {
+pub(super) trait Rule {
     type Block: bytemuck::Pod;
     type Input;
 
     /// Whether small batches are worth kernels of their own.
     const EVERY_TILE: bool = true;
 
-    /// Blocks of a row.
-    fn blocks(cols: usize) -> usize;
+    /// Blocks of a panel.
+    fn blocks(w: &Operand<'_>) -> usize;
     /// All tokens' inputs.
     fn inputs<'a>(x: ActivationRows<'a>) -> &'a [Self::Input];
     /// A panel's 16 rows times `T` tokens.
@@ -110,6 +130,7 @@ trait Rule {
         l: L,
         panel: &[Self::Block],
         x: [&[Self::Input]; T],
+        how: How,
     ) -> [L::F; T];
 }
 
@@ -120,8 +141,8 @@ impl<B: Block> Rule for Integer<B> {
     type Block = B;
     type Input = Sub;
 
-    fn blocks(cols: usize) -> usize {
-        cols / (SUB_BLOCK * B::SUBS)
+    fn blocks(w: &Operand<'_>) -> usize {
+        w.cols / (SUB_BLOCK * B::SUBS)
     }
 
     fn inputs<'a>(x: ActivationRows<'a>) -> &'a [Sub] {
@@ -129,15 +150,12 @@ impl<B: Block> Rule for Integer<B> {
     }
 
     #[inline(always)]
-    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[Sub]; T]) -> [L::F; T] {
+    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[Sub]; T], how: How) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
         for (i, block) in panel.iter().enumerate() {
             for sub in 0..B::SUBS {
-                if T > 1 {
-                    prefetch(l, block, sub, B::SUBS);
-                }
                 let x = at(x, i * B::SUBS + sub);
-                integer_sub(l, block, sub, x, &mut sums);
+                integer_sub(l, block, sub, x, &mut sums, how);
             }
         }
         sums
@@ -152,7 +170,7 @@ fn at<X, const T: usize>(x: [&[X]; T], i: usize) -> [&X; T] {
 
 /// Elements from `start` of each token's inputs.
 #[inline(always)]
-fn chunk<X, const T: usize>(x: [&[X]; T], start: usize, len: usize) -> [&[X]; T] {
+pub(super) fn chunk<X, const T: usize>(x: [&[X]; T], start: usize, len: usize) -> [&[X]; T] {
     x.map(|x| &x[start..start + len])
 }
 
@@ -165,6 +183,7 @@ fn integer_sub<L: Dots, B: Block, const T: usize>(
     sub: usize,
     x: [&Sub; T],
     sums: &mut [L::F; T],
+    how: How,
 ) {
     let mut low = [l.splat_shl(0, 0); T];
     let mut high = low;
@@ -178,10 +197,10 @@ fn integer_sub<L: Dots, B: Block, const T: usize>(
             }
         }
     }
-    pair::<L, B, T, 0>(l, block, sub, x, &mut low, &mut high);
-    pair::<L, B, T, 1>(l, block, sub, x, &mut low, &mut high);
-    pair::<L, B, T, 2>(l, block, sub, x, &mut low, &mut high);
-    pair::<L, B, T, 3>(l, block, sub, x, &mut low, &mut high);
+    pair::<L, B, T, 0>(l, block, sub, x, &mut low, &mut high, how);
+    pair::<L, B, T, 1>(l, block, sub, x, &mut low, &mut high, how);
+    pair::<L, B, T, 2>(l, block, sub, x, &mut low, &mut high, how);
+    pair::<L, B, T, 3>(l, block, sub, x, &mut low, &mut high, how);
     let scales = block.scales(l, sub);
     let min = block.min(l, sub);
     for t in 0..T {
@@ -205,7 +224,13 @@ fn pair<L: Dots, B: Block, const T: usize, const P: usize>(
     x: [&Sub; T],
     low: &mut [L::Ints; T],
     high: &mut [L::Ints; T],
+    how: How,
 ) {
+    let lines = size_of::<B>().div_ceil(GROUP);
+    let first = (4 * sub + P) * lines / (4 * B::SUBS);
+    for line in first..(4 * sub + P + 1) * lines / (4 * B::SUBS) {
+        ask(l, block, line, how.ahead);
+    }
     let groups = block.pair(l, sub, P);
     for t in 0..T {
         low[t] = dot::<L, B>(l, low[t], groups[0], &x[t].codes[P]);
@@ -230,8 +255,8 @@ impl<B: Block> Rule for Exact<B> {
 
     const EVERY_TILE: bool = false;
 
-    fn blocks(cols: usize) -> usize {
-        cols / (SUB_BLOCK * B::SUBS)
+    fn blocks(w: &Operand<'_>) -> usize {
+        w.cols / (SUB_BLOCK * B::SUBS)
     }
 
     fn inputs<'a>(x: ActivationRows<'a>) -> &'a [f32] {
@@ -239,7 +264,7 @@ impl<B: Block> Rule for Exact<B> {
     }
 
     #[inline(always)]
-    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[f32]; T]) -> [L::F; T] {
+    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[f32]; T], _how: How) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
         for (i, block) in panel.iter().enumerate() {
             for sub in 0..B::SUBS {
@@ -293,8 +318,8 @@ impl<C: Column> Rule for Float<C> {
     type Block = C;
     type Input = f32;
 
-    fn blocks(cols: usize) -> usize {
-        cols
+    fn blocks(w: &Operand<'_>) -> usize {
+        w.cols
     }
 
     fn inputs<'a>(x: ActivationRows<'a>) -> &'a [f32] {
@@ -302,15 +327,15 @@ impl<C: Column> Rule for Float<C> {
     }
 
     #[inline(always)]
-    fn sums<L: Dots, const T: usize>(l: L, panel: &[C], x: [&[f32]; T]) -> [L::F; T] {
+    fn sums<L: Dots, const T: usize>(l: L, panel: &[C], x: [&[f32]; T], how: How) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
         for (i, columns) in panel.chunks(SUB_BLOCK).enumerate() {
-            if T > 1 {
-                prefetch(l, columns, 0, 1);
-            }
             let x = chunk(x, i * SUB_BLOCK, columns.len());
             let mut chain = [l.splat(0.0); T];
             for (c, w) in columns.iter().enumerate() {
+                if c % (GROUP / size_of::<C>()) == 0 {
+                    ask(l, w, 0, how.ahead);
+                }
                 let w = w.load(l);
                 for t in 0..T {
                     chain[t] = l.fma(w, l.splat(x[t][c]), chain[t]);
@@ -332,10 +357,11 @@ const fn has_tile<L: Dots, R: Rule>(tokens: usize) -> bool {
 /// Cuts the panels into passes and each pass's tokens into tiles.
 fn passes<L: Dots, R: Rule>(l: L, Product { out, first_row, w, x }: Product<'_, '_>) {
     let (tokens, columns) = (out.tokens(), out.range().len());
-    let blocks = R::blocks(w.cols);
+    let blocks = R::blocks(&w);
     let panels = first_row / ROWS..(first_row + columns).div_ceil(ROWS);
     let all: &[R::Block] = bytemuck::cast_slice(w.bytes);
     let all = &all[panels.start * blocks..panels.end * blocks];
+    let how = How { lead: w.lead, ahead: ahead(tokens) };
     let inputs = R::inputs(x);
     let width = inputs.len() / tokens;
     let pass = (PASS_BYTES / (blocks * size_of::<R::Block>())).max(1);
@@ -344,7 +370,8 @@ fn passes<L: Dots, R: Rule>(l: L, Product { out, first_row, w, x }: Product<'_, 
         while token < tokens {
             let inputs = &inputs[token * width..];
             let column = i * pass * ROWS;
-            let tile = Tile::<R> { panels, blocks, inputs, width, token, column, out: &mut *out };
+            let tile =
+                Tile::<R> { panels, blocks, how, inputs, width, token, column, out: &mut *out };
             token += match tokens - token {
                 8.. if const { has_tile::<L, R>(8) } => tile.enter::<L, 8>(l),
                 4.. if const { has_tile::<L, R>(4) } => tile.enter::<L, 4>(l),
@@ -360,6 +387,7 @@ struct Tile<'a, 'o, R: Rule> {
     panels: &'a [R::Block],
     /// Of a panel.
     blocks: usize,
+    how: How,
     /// From the first token on.
     inputs: &'a [R::Input],
     /// Inputs of a token.
@@ -383,10 +411,10 @@ struct Tokens<'a, 'o, R: Rule, const T: usize>(Tile<'a, 'o, R>);
 impl<R: Rule, const T: usize> Job for Tokens<'_, '_, R, T> {
     #[inline(always)]
     fn run<L: Dots>(self, l: L) {
-        let Tile { panels, blocks, inputs, width, token, column, out } = self.0;
+        let Tile { panels, blocks, how, inputs, width, token, column, out } = self.0;
         let x: [&[R::Input]; T] = std::array::from_fn(|t| &inputs[t * width..][..width]);
         for (i, panel) in panels.chunks_exact(blocks).enumerate() {
-            let sums = R::sums(l, panel, x);
+            let sums = R::sums(l, panel, x, how);
             for (t, sum) in sums.iter().enumerate() {
                 let row = &mut out.row(token + t)[column + i * ROWS..];
                 if let Some(row) = row.first_chunk_mut() {

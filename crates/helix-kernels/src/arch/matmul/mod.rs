@@ -4,6 +4,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod fp8;
 mod kernel;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -61,7 +62,30 @@ pub(crate) fn dispatch<V: Visit>(isa: Isa, visitor: V) {
     visitor.visit(Scalar);
 }
 
+/// Whether a product with one token is faster when it asks for its weights ahead: on Intel's
+/// processors, whose prefetchers stop at every 4 KB and keep fewer lines in flight than memory could
+/// deliver. On Zen 4 it costs a quarter.
+fn asks_ahead_for_one() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::sync::OnceLock;
+        static INTEL: OnceLock<bool> = OnceLock::new();
+        *INTEL.get_or_init(|| {
+            // SAFETY: every x86-64 processor has the instruction. Newer compilers know.
+            #[allow(unused_unsafe)]
+            let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
+            [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened()
+                == b"GenuineIntel"
+        })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Integer dot products of 16 rows at once, beside the sixteen floats of [`Lanes`].
+///
+/// An FP8 number is an f16 over 256 whose exponent lacks the upper bit: two shifts, and the
+/// processor's own conversion, which is exact of subnormals too.
 ///
 /// `Bytes` are a group of 4 columns of 16 rows: byte `4·row + column`. `Ints` has a lane for each
 /// row. All of it is exact, so that a kernel over `Dots` gives the same bits whichever the
@@ -72,6 +96,8 @@ pub(crate) trait Dots: Lanes {
 
     /// Most tokens whose accumulators fit the registers beside the weights: 8, 4, 2 or 1.
     const TOKENS: usize;
+    /// Most sums of floats that fit the registers beside the weights: 16 or 4.
+    const SUMS: usize;
 
     /// Runs `job` with this instruction set's features turned on.
     fn enter<J: Job>(self, job: J);
@@ -93,6 +119,14 @@ pub(crate) trait Dots: Lanes {
     /// Byte `column` of each row's four.
     fn column(self, w: Self::Bytes, column: usize) -> Self::Ints;
     fn to_floats(self, v: Self::Ints) -> Self::F;
+    /// Element `v` of `table` for each byte; bytes are below 16.
+    fn lookup(self, v: Self::Bytes, table: &[u8; 16]) -> Self::Bytes;
+    /// `2^(e − 127)` from bytes `e`; the smallest is a subnormal.
+    fn load_e8m0(self, from: &[u8; 16]) -> Self::F;
+    /// Numbers of FP8 E4M3 over 256, from the even bytes of each half of `from`.
+    fn even_e4m3(self, from: &[u8; GROUP]) -> [Self::F; 2];
+    /// Numbers of FP8 E4M3 over 256, from the odd bytes of each half of `from`.
+    fn odd_e4m3(self, from: &[u8; GROUP]) -> [Self::F; 2];
     /// The lowest byte of each lane's bits.
     fn low_bytes(self, v: Self::F, to: &mut [i8; 16]);
 

@@ -43,6 +43,28 @@ fn broadcast(x: &[i8; 4]) -> int8x16_t {
     ])))
 }
 
+/// The even bytes as the upper ones of words.
+#[inline]
+#[target_feature(enable = "neon")]
+fn vshl_even(bytes: uint8x16_t) -> int16x8_t {
+    vshlq_n_s16::<8>(vreinterpretq_s16_u8(bytes))
+}
+
+/// FP8 in the upper bytes of words, over 256: exponents are rebased by a multiplication, which is
+/// exact, of subnormals too.
+#[inline]
+#[target_feature(enable = "neon")]
+fn floats(a: int16x8_t, b: int16x8_t) -> [float32x4_t; 4] {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn four(words: int16x4_t) -> float32x4_t {
+        let shifted = vreinterpretq_u32_s32(vshrq_n_s32::<4>(vshll_n_s16::<16>(words)));
+        let bits = vandq_u32(shifted, vdupq_n_u32(0x87f0_0000));
+        vmulq_n_f32(vreinterpretq_f32_u32(bits), f32::from_bits(0x7780_0000)) // 2^112
+    }
+    [four(vget_low_s16(a)), four(vget_high_s16(a)), four(vget_low_s16(b)), four(vget_high_s16(b))]
+}
+
 // SAFETY of every block below: `self` proves that the instructions exist; memory that is read or
 // written is the array behind the reference.
 impl Dots for Neon {
@@ -50,6 +72,7 @@ impl Dots for Neon {
     type Ints = Ints;
 
     const TOKENS: usize = 4;
+    const SUMS: usize = 4;
 
     fn enter<J: Job>(self, job: J) {
         // SAFETY: see the top of the implementation.
@@ -161,6 +184,55 @@ impl Dots for Neon {
         unsafe {
             let bytes = vcombine_u8(narrow(v[0], v[1]), narrow(v[2], v[3]));
             vst1q_s8(to.as_mut_ptr(), vreinterpretq_s8_u8(bytes));
+        }
+    }
+
+    #[inline(always)]
+    fn lookup(self, [a, b, c, d]: Bytes, table: &[u8; 16]) -> Bytes {
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let t = vld1q_u8(table.as_ptr());
+            [vqtbl1q_u8(t, a), vqtbl1q_u8(t, b), vqtbl1q_u8(t, c), vqtbl1q_u8(t, d)]
+        }
+    }
+
+    #[inline(always)]
+    fn load_e8m0(self, from: &[u8; 16]) -> [float32x4_t; 4] {
+        #[inline]
+        #[target_feature(enable = "neon")]
+        fn power(e: uint16x4_t) -> float32x4_t {
+            let power = vshlq_n_u32::<23>(vmovl_u16(e));
+            vreinterpretq_f32_u32(vmaxq_u32(power, vdupq_n_u32(1 << 22)))
+        }
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let bytes = vld1q_u8(from.as_ptr());
+            let (a, b) = (vmovl_u8(vget_low_u8(bytes)), vmovl_u8(vget_high_u8(bytes)));
+            [
+                power(vget_low_u16(a)),
+                power(vget_high_u16(a)),
+                power(vget_low_u16(b)),
+                power(vget_high_u16(b)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn even_e4m3(self, from: &[u8; GROUP]) -> [[float32x4_t; 4]; 2] {
+        let [a, b, c, d] = self.bytes(from);
+        // SAFETY: see the top of the implementation.
+        unsafe { [floats(vshl_even(a), vshl_even(b)), floats(vshl_even(c), vshl_even(d))] }
+    }
+
+    #[inline(always)]
+    fn odd_e4m3(self, from: &[u8; GROUP]) -> [[float32x4_t; 4]; 2] {
+        let [a, b, c, d] = self.bytes(from);
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            [
+                floats(vreinterpretq_s16_u8(a), vreinterpretq_s16_u8(b)),
+                floats(vreinterpretq_s16_u8(c), vreinterpretq_s16_u8(d)),
+            ]
         }
     }
 }

@@ -8,7 +8,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Dots;
-use crate::formats::{Codes, Format};
+use crate::formats::{Codes, FP4, Format};
 
 /// Rows of a panel.
 pub(crate) const ROWS: usize = 16;
@@ -182,6 +182,38 @@ impl Block for Q8_0 {
     #[inline(always)]
     fn scales<L: Dots>(&self, l: L, _sub: usize) -> [L::F; 2] {
         [halves(l, &self.scale); 2]
+    }
+}
+
+/// 16 rows of [`Format::Mxfp4`].
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Mxfp4 {
+    quants: Nibbles,
+    exponent: [u8; ROWS],
+}
+
+impl Block for Mxfp4 {
+    const FORMAT: Format = Format::Mxfp4;
+    const OFFSET_LOG2: Option<u32> = Some(4);
+
+    fn set(&mut self, row: usize, _sub: usize, codes: &Codes) {
+        set_nibbles(&mut self.quants, row, &codes.codes);
+        // Zeros under the smallest scale are common, and arithmetic with subnormals is slow.
+        let zeros = codes.codes.iter().all(|code| code & 7 == 0);
+        self.exponent[row] = if zeros { 128 } else { codes.exponent };
+    }
+
+    #[inline(always)]
+    fn pair<L: Dots>(&self, l: L, _sub: usize, p: usize) -> [L::Bytes; 2] {
+        let [a, b] = nibbles(l, &self.quants, p);
+        [l.lookup(a, &FP4), l.lookup(b, &FP4)]
+    }
+
+    #[inline(always)]
+    fn scales<L: Dots>(&self, l: L, _sub: usize) -> [L::F; 2] {
+        // Of doubled numbers.
+        [l.mul(l.load_e8m0(&self.exponent), l.splat(0.5)); 2]
     }
 }
 

@@ -4,12 +4,14 @@
 use super::panel::GROUP;
 use super::{Dots, Job};
 use crate::arch::lanes::Scalar;
+use crate::formats::e4m3;
 
 impl Dots for Scalar {
     type Bytes = [u8; GROUP];
     type Ints = [i32; 16];
 
     const TOKENS: usize = 1;
+    const SUMS: usize = 4;
 
     fn enter<J: Job>(self, job: J) {
         job.run(self);
@@ -71,5 +73,25 @@ impl Dots for Scalar {
     #[inline(always)]
     fn low_bytes(self, v: [f32; 16], to: &mut [i8; 16]) {
         *to = v.map(|v| v.to_bits() as i8);
+    }
+
+    #[inline(always)]
+    fn lookup(self, v: [u8; GROUP], table: &[u8; 16]) -> [u8; GROUP] {
+        v.map(|v| table[usize::from(v & 15)])
+    }
+
+    #[inline(always)]
+    fn load_e8m0(self, from: &[u8; 16]) -> [f32; 16] {
+        from.map(|e| f32::from_bits((u32::from(e) << 23).max(1 << 22)))
+    }
+
+    #[inline(never)]
+    fn even_e4m3(self, from: &[u8; GROUP]) -> [[f32; 16]; 2] {
+        [0, 32].map(|half| std::array::from_fn(|i| e4m3::to_f32(from[half + 2 * i]) / 256.0))
+    }
+
+    #[inline(never)]
+    fn odd_e4m3(self, from: &[u8; GROUP]) -> [[f32; 16]; 2] {
+        [1, 33].map(|half| std::array::from_fn(|i| e4m3::to_f32(from[half + 2 * i]) / 256.0))
     }
 }

@@ -17,7 +17,7 @@ BLOCKS, ELEMENTS = 3, 64
 # Where a block holds its f16 factors; random bits elsewhere are codes and integer scales.
 FACTORS = {
     T.Q8_0: [0], T.Q4_0: [0], T.Q4_1: [0, 2], T.Q5_0: [0], T.Q5_1: [0, 2],
-    T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208],
+    T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.MXFP4: [],
 }  # fmt: skip
 
 
@@ -31,6 +31,8 @@ def blocks(kind: T, rng: np.random.Generator) -> np.ndarray:
     for at in FACTORS[kind]:
         factors = rng.normal(scale=0.1, size=(BLOCKS, 1)).astype(np.float16)
         data[:, at : at + 2] = factors.view(np.uint8)
+    if kind == T.MXFP4:
+        data[:, 0] = rng.integers(110, 130, size=BLOCKS)  # a power of two
     return data
 
 
