@@ -1,7 +1,7 @@
 //! FP8 with a scale for every 128 columns: its panels, and their product.
 
 use super::Dots;
-use super::kernel::{How, Operand, Rule, ask, chunk};
+use super::kernel::{How, Operand, Rule, ask};
 use super::panel::GROUP;
 use crate::activations::ActivationRows;
 use crate::formats::SUB_BLOCK;
@@ -85,44 +85,53 @@ impl Rule for Fp8 {
     ) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
         for at in chunks(how.lead, x[0].len()) {
-            let scale = l.load_f32(&panel[at.unit]);
+            let scale = &panel[at.unit];
+            ask(l, scale, 0, how.ahead);
+            let scale = l.load_f32(scale);
             let own = &panel[at.unit + 1..][..at.run()];
-            if at.len == RUNS * at.run() {
-                add_chunk(l, own, scale, chunk(x, at.start, at.len), &mut sums, how);
-            } else {
-                // Zeros meet the columns that are not there.
-                let mut whole = [[0.0; RUNS * SUB_BLOCK]; T];
+            if at.len == COLUMNS {
+                let mut whole = [&[0.0; COLUMNS]; T];
                 for t in 0..T {
-                    whole[t][..at.len].copy_from_slice(&x[t][at.start..at.start + at.len]);
+                    whole[t] = x[t][at.start..].first_chunk().expect("as many columns");
                 }
-                add_chunk(l, own, scale, whole.each_ref().map(|x| &x[..]), &mut sums, how);
+                add_chunk(l, own, scale, whole, &mut sums, how);
+            } else {
+                // Runs of the length of whole ones; zeros meet the columns that are not there.
+                let mut whole = [[0.0; COLUMNS]; T];
+                for t in 0..T {
+                    let x = x[t][at.start..at.start + at.len].chunks(at.run());
+                    for (to, x) in whole[t].chunks_mut(SUB_BLOCK).zip(x) {
+                        to[..x.len()].copy_from_slice(x);
+                    }
+                }
+                add_chunk(l, own, scale, whole.each_ref(), &mut sums, how);
             }
         }
         sums
     }
 }
 
-/// Adds a chunk's units times `x`, which holds at least as many columns.
+/// Adds a chunk's units times `x`, whose runs begin 32 columns apart.
 #[inline(always)]
 fn add_chunk<L: Dots, const T: usize>(
     l: L,
     units: &[[u8; GROUP]],
     scale: L::F,
-    x: [&[f32]; T],
+    x: [&[f32; COLUMNS]; T],
     sums: &mut [L::F; T],
     how: How,
 ) {
-    let run = units.len();
     let mut chains = [[l.splat(0.0); T]; RUNS];
     // As many runs at once as the registers hold chains.
-    if const { L::SUMS / T >= 4 } {
-        for (c, unit) in units.iter().enumerate() {
+    if const { L::SUMS / T >= RUNS } {
+        for (unit, c) in units.iter().zip(0..SUB_BLOCK) {
             ask(l, unit, 0, how.ahead);
-            let ([a, b], [c0, d]) = (l.even_e4m3(unit), l.odd_e4m3(unit));
-            for (r, w) in [a, b, c0, d].into_iter().enumerate() {
-                for t in 0..T {
-                    chains[r][t] = l.fma(w, l.splat(x[t][r * run + c]), chains[r][t]);
-                }
+            let ([w0, w1], [w2, w3]) = (l.even_e4m3(unit), l.odd_e4m3(unit));
+            for t in 0..T {
+                chains[0][t] = l.fma(w0, l.splat(x[t][c]), chains[0][t]);
+                chains[1][t] = l.fma(w1, l.splat(x[t][SUB_BLOCK + c]), chains[1][t]);
+                chains[2][t] = l.fma(w2, l.splat(x[t][2 * SUB_BLOCK + c]), chains[2][t]);
+                chains[3][t] = l.fma(w3, l.splat(x[t][3 * SUB_BLOCK + c]), chains[3][t]);
             }
         }
     } else {
@@ -141,37 +150,30 @@ fn add_chunk<L: Dots, const T: usize>(
 fn add_runs<L: Dots, const T: usize, const R: usize>(
     l: L,
     units: &[[u8; GROUP]],
-    x: [&[f32]; T],
+    x: [&[f32; COLUMNS]; T],
     chains: &mut [[L::F; T]; RUNS],
     how: How,
 ) {
-    let run = units.len();
     let load = |unit| if R == 0 { l.even_e4m3(unit) } else { l.odd_e4m3(unit) };
-    if const { L::SUMS / T >= 2 } {
-        for (c, unit) in units.iter().enumerate() {
-            if R == 0 {
-                ask(l, unit, 0, how.ahead);
-            }
-            let [a, b] = load(unit);
-            for t in 0..T {
-                chains[R][t] = l.fma(a, l.splat(x[t][R * run + c]), chains[R][t]);
-                chains[R + 1][t] = l.fma(b, l.splat(x[t][(R + 1) * run + c]), chains[R + 1][t]);
+    for (unit, c) in units.iter().zip(0..SUB_BLOCK) {
+        if R == 0 {
+            ask(l, unit, 0, how.ahead);
+        }
+        let [a, b] = load(unit);
+        for t in 0..T {
+            chains[R][t] = l.fma(a, l.splat(x[t][R * SUB_BLOCK + c]), chains[R][t]);
+            if L::SUMS / T >= 2 {
+                let x = l.splat(x[t][(R + 1) * SUB_BLOCK + c]);
+                chains[R + 1][t] = l.fma(b, x, chains[R + 1][t]);
             }
         }
-    } else {
-        for (c, unit) in units.iter().enumerate() {
-            if R == 0 {
-                ask(l, unit, 0, how.ahead);
-            }
-            let a = load(unit)[0];
-            for t in 0..T {
-                chains[R][t] = l.fma(a, l.splat(x[t][R * run + c]), chains[R][t]);
-            }
-        }
-        for (c, unit) in units.iter().enumerate() {
+    }
+    if L::SUMS / T < 2 {
+        for (unit, c) in units.iter().zip(0..SUB_BLOCK) {
             let b = load(unit)[1];
             for t in 0..T {
-                chains[R + 1][t] = l.fma(b, l.splat(x[t][(R + 1) * run + c]), chains[R + 1][t]);
+                let x = l.splat(x[t][(R + 1) * SUB_BLOCK + c]);
+                chains[R + 1][t] = l.fma(b, x, chains[R + 1][t]);
             }
         }
     }
