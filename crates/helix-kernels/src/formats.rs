@@ -6,11 +6,13 @@
 mod codes;
 pub(crate) mod e4m3;
 mod quantize;
+mod search;
 
 use std::fmt;
 
 pub(crate) use codes::{Codes, FP4, decode};
 pub use quantize::{quantize, quantize_e4m3};
+pub use search::quantize_searched;
 
 /// How the elements of a weight matrix are stored.
 ///

@@ -28,7 +28,7 @@ pub mod router;
 pub use activations::{ActivationRows, Activations, SharedFill, TokenWriter};
 pub use arch::memory::{Buffer, OutOfMemory};
 pub use columns::{Columns, SharedColumns, SharedRows};
-pub use formats::{Format, dequantize, quantize, quantize_e4m3};
+pub use formats::{Format, dequantize, quantize, quantize_e4m3, quantize_searched};
 pub use isa::{Isa, cpu};
 pub use lse::Lse;
 pub use matrix::{Matrix, PackError, Precision, Scales, Weights, matmul};

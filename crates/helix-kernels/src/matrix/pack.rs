@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use super::{PackError, Scales, Weights};
-use crate::arch::matmul::panel::{self, Block, F8_RUNS, F8Chunk, GROUP, ROWS};
+use crate::arch::matmul::fp8;
+use crate::arch::matmul::panel::{self, Block, GROUP, ROWS};
 use crate::arch::memory::Buffer;
 use crate::formats::{self, Codes, Format, SUB_BLOCK, e4m3};
 
-pub(super) use panel::F8_COLUMNS as SCALED_COLUMNS;
+pub(super) use fp8::COLUMNS as SCALED_COLUMNS;
 
 /// A shard's place in the tensor.
 struct Shard<'a> {
@@ -61,7 +62,7 @@ pub(super) fn pack(
         Format::F32 => floats::<4>(&shard, |b| f32::from_le_bytes(b).is_finite()),
         Format::F16 => floats::<2>(&shard, |b| half::f16::from_le_bytes(b).is_finite()),
         Format::BF16 => floats::<2>(&shard, |b| half::bf16::from_le_bytes(b).is_finite()),
-        Format::F8E4M3 => f8(&shard, weights),
+        Format::F8E4M3 => scaled(&shard, weights),
         Format::Q8_0 => blocks::<panel::Q8_0>(&shard),
         Format::Q4_0 => blocks::<panel::Q4_0>(&shard),
         Format::Q4_1 => blocks::<panel::Q4_1>(&shard),
@@ -85,10 +86,10 @@ fn check_scales(weights: &Weights<'_>, scales: &Scales<'_>, rows: usize) -> Resu
     Ok(())
 }
 
-/// Codes as they are, behind 16 rows' scales for every 128 columns: see [`F8Chunk`].
-fn f8(shard: &Shard<'_>, weights: &Weights<'_>) -> Result<Buffer, PackError> {
+/// Codes as they are, behind 16 rows' scales for every 128 columns: see [`fp8::Chunk`].
+fn scaled(shard: &Shard<'_>, weights: &Weights<'_>) -> Result<Buffer, PackError> {
     let (lead, cols) = (shard.cols.start % SCALED_COLUMNS, shard.cols.len());
-    let units = panel::f8_units(lead, cols);
+    let units = fp8::units(lead, cols);
     let mut panels = Buffer::zeroed(shard.rows.len().div_ceil(ROWS) * units * GROUP)?;
     let all = panels.as_chunks_mut::<GROUP>().0;
     for (panel, first) in all.chunks_mut(units).zip(shard.rows.clone().step_by(ROWS)) {
@@ -97,7 +98,7 @@ fn f8(shard: &Shard<'_>, weights: &Weights<'_>) -> Result<Buffer, PackError> {
             if let Some(col) = from.iter().position(|code| !e4m3::is_finite(*code)) {
                 return Err(PackError::NotFinite { row, col: shard.cols.start + col });
             }
-            for chunk in panel::f8_chunks(lead, cols) {
+            for chunk in fp8::chunks(lead, cols) {
                 let col = shard.cols.start + chunk.start;
                 let scale = weights.scales.map_or(1.0, |s| s.of(weights.cols, row, col));
                 // The kernels' numbers are 256th parts.
@@ -105,7 +106,7 @@ fn f8(shard: &Shard<'_>, weights: &Weights<'_>) -> Result<Buffer, PackError> {
                 if !scale.is_finite() {
                     return Err(PackError::NotFinite { row, col });
                 }
-                f8_row(&mut panel[chunk.unit..], chunk, row - first, scale, from);
+                scaled_row(&mut panel[chunk.unit..], chunk, row - first, scale, from);
             }
         }
     }
@@ -113,14 +114,14 @@ fn f8(shard: &Shard<'_>, weights: &Weights<'_>) -> Result<Buffer, PackError> {
 }
 
 /// Places a row's part of a chunk.
-fn f8_row(units: &mut [[u8; GROUP]], chunk: F8Chunk, lane: usize, scale: f32, row: &[u8]) {
+fn scaled_row(units: &mut [[u8; GROUP]], chunk: fp8::Chunk, lane: usize, scale: f32, row: &[u8]) {
     units[0][4 * lane..][..4].copy_from_slice(&scale.to_le_bytes());
     let run = chunk.run();
     let codes = &row[chunk.start..chunk.start + chunk.len];
     for (r, codes) in codes.chunks(run).enumerate() {
-        debug_assert!(r < F8_RUNS);
+        debug_assert!(r < fp8::RUNS);
         for (unit, code) in units[1..].iter_mut().zip(codes) {
-            unit[F8Chunk::byte(r, lane)] = *code;
+            unit[fp8::Chunk::byte(r, lane)] = *code;
         }
     }
 }

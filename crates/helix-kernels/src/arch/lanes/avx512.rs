@@ -85,7 +85,12 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn load_f16(self, from: &[u8; 2 * LANES]) -> __m512 {
         // SAFETY: see the top of the implementation.
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+        unsafe {
+            // Not `_mm512_cvtph_ps`: it suppresses exceptions, which no operand in memory allows,
+            // and conversions from memory cost half as much.
+            let halves = _mm256_loadu_si256(from.as_ptr().cast());
+            _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(halves)
+        }
     }
 
     #[inline(always)]

@@ -5,13 +5,14 @@
 //! * Integer: `v` is the exact integer dot of the (half) sub-block with the activations' codes,
 //!   times `scale·x.scale`; then the minimum times the activations' sum.
 //! * Float: `v` is a chain of fused multiply-adds over the columns of the sub-block, from 0.
-//! * FP8: as float, but sub-blocks are the runs of [`panel::F8Chunk`], and the scale of each is
+//! * FP8: as float, but sub-blocks are the runs of [`super::fp8::Chunk`], and the scale of each is
 //!   multiplied with its value as that is fused into `sum`.
 
 use std::marker::PhantomData;
 
-use super::panel::{self, Block, Column, F8_RUNS, GROUP, ROWS};
-use super::{Dots, Job, Visit, dispatch};
+use super::fp8::Fp8;
+use super::panel::{self, Block, Column, GROUP, ROWS};
+use super::{Dots, Job, Visit, asks_ahead_for_one, dispatch};
 use crate::activations::{ActivationRows, Sub};
 use crate::columns::Columns;
 use crate::formats::{Format, SUB_BLOCK};
@@ -61,7 +62,7 @@ impl Visit for Product<'_, '_> {
             (Format::F32, _) => passes::<L, Float<panel::F32>>(l, self),
             (Format::F16, _) => passes::<L, Float<panel::F16>>(l, self),
             (Format::BF16, _) => passes::<L, Float<panel::BF16>>(l, self),
-            (Format::F8E4M3, _) => passes::<L, F8>(l, self),
+            (Format::F8E4M3, _) => passes::<L, Fp8>(l, self),
             (Format::Q8_0, true) => passes::<L, Integer<panel::Q8_0>>(l, self),
             (Format::Q4_0, true) => passes::<L, Integer<panel::Q4_0>>(l, self),
             (Format::Q4_1, true) => passes::<L, Integer<panel::Q4_1>>(l, self),
@@ -84,24 +85,46 @@ impl Visit for Product<'_, '_> {
     }
 }
 
-/// How far ahead of their use weights are asked for, when several tokens keep the processor busy.
+/// How far ahead of their use weights are asked for, in the second-level cache, whose queue of
+/// misses is longer. Where memory is the bound, requests are spread evenly over the arithmetic: in
+/// bursts they wait for each other, and what is read now waits for them.
 ///
-/// Tuned on Zen 4. One token is bound by memory and is fastest without. Eight gain up to 80 %, most
-/// of it because the second-level cache is asked, whose queue of misses is longer.
+/// Tuned on Zen 4, where eight tokens gain up to 80 %, and one is fastest without; and on Sapphire
+/// Rapids, where one token gains as much.
 const AHEAD: usize = 8192;
 
-/// Asks for what lies [`AHEAD`] of part `part` of `parts` of `weights`.
+/// [`AHEAD`], or 0, which asks for what is being read anyway, where nothing is better.
+fn ahead(tokens: usize) -> usize {
+    if tokens > 1 || asks_ahead_for_one() { AHEAD } else { 0 }
+}
+
+/// Asks for line `line` of what lies `ahead` of `from`.
 #[inline(always)]
-fn prefetch<L: Dots, W: ?Sized>(l: L, weights: &W, part: usize, parts: usize) {
-    let bytes = size_of_val(weights) / parts;
-    let start = std::ptr::from_ref(weights).cast::<u8>().wrapping_add(part * bytes + AHEAD);
+pub(super) fn ask<L: Dots, W: ?Sized>(l: L, from: &W, line: usize, ahead: usize) {
+    l.prefetch_far(std::ptr::from_ref(from).cast::<u8>().wrapping_add(ahead + line * GROUP));
+}
+
+/// Asks for what lies [`AHEAD`] of part `part` of `parts` of `weights`: integers of several tokens
+/// are bound by arithmetic, of which requests in between would take a fifth.
+#[inline(always)]
+fn ask_at_once<L: Dots, W>(l: L, weights: &W, part: usize, parts: usize) {
+    let bytes = size_of::<W>() / parts;
     for line in 0..bytes.div_ceil(GROUP) {
-        l.prefetch_far(start.wrapping_add(line * GROUP));
+        ask(l, weights, line, AHEAD + part * bytes);
     }
 }
 
+/// What a panel's product needs to know beside its weights and inputs.
+#[derive(Clone, Copy)]
+pub(crate) struct How {
+    /// The operand's.
+    pub lead: usize,
+    /// How far ahead to ask for weights.
+    pub ahead: usize,
+}
+
 /// How the blocks of a panel meet activations.
-trait Rule {
+pub(super) trait Rule {
     type Block: bytemuck::Pod;
     type Input;
 
@@ -112,12 +135,12 @@ trait Rule {
     fn blocks(w: &Operand<'_>) -> usize;
     /// All tokens' inputs.
     fn inputs<'a>(x: ActivationRows<'a>) -> &'a [Self::Input];
-    /// A panel's 16 rows times `T` tokens; `lead` is the operand's.
+    /// A panel's 16 rows times `T` tokens.
     fn sums<L: Dots, const T: usize>(
         l: L,
         panel: &[Self::Block],
         x: [&[Self::Input]; T],
-        lead: usize,
+        how: How,
     ) -> [L::F; T];
 }
 
@@ -137,15 +160,15 @@ impl<B: Block> Rule for Integer<B> {
     }
 
     #[inline(always)]
-    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[Sub]; T], _lead: usize) -> [L::F; T] {
+    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[Sub]; T], how: How) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
         for (i, block) in panel.iter().enumerate() {
             for sub in 0..B::SUBS {
                 if T > 1 {
-                    prefetch(l, block, sub, B::SUBS);
+                    ask_at_once(l, block, sub, B::SUBS);
                 }
                 let x = at(x, i * B::SUBS + sub);
-                integer_sub(l, block, sub, x, &mut sums);
+                integer_sub(l, block, sub, x, &mut sums, how);
             }
         }
         sums
@@ -173,6 +196,7 @@ fn integer_sub<L: Dots, B: Block, const T: usize>(
     sub: usize,
     x: [&Sub; T],
     sums: &mut [L::F; T],
+    how: How,
 ) {
     let mut low = [l.splat_shl(0, 0); T];
     let mut high = low;
@@ -186,10 +210,10 @@ fn integer_sub<L: Dots, B: Block, const T: usize>(
             }
         }
     }
-    pair::<L, B, T, 0>(l, block, sub, x, &mut low, &mut high);
-    pair::<L, B, T, 1>(l, block, sub, x, &mut low, &mut high);
-    pair::<L, B, T, 2>(l, block, sub, x, &mut low, &mut high);
-    pair::<L, B, T, 3>(l, block, sub, x, &mut low, &mut high);
+    pair::<L, B, T, 0>(l, block, sub, x, &mut low, &mut high, how);
+    pair::<L, B, T, 1>(l, block, sub, x, &mut low, &mut high, how);
+    pair::<L, B, T, 2>(l, block, sub, x, &mut low, &mut high, how);
+    pair::<L, B, T, 3>(l, block, sub, x, &mut low, &mut high, how);
     let scales = block.scales(l, sub);
     let min = block.min(l, sub);
     for t in 0..T {
@@ -213,7 +237,15 @@ fn pair<L: Dots, B: Block, const T: usize, const P: usize>(
     x: [&Sub; T],
     low: &mut [L::Ints; T],
     high: &mut [L::Ints; T],
+    how: How,
 ) {
+    if T == 1 {
+        let lines = size_of::<B>().div_ceil(GROUP);
+        let first = (4 * sub + P) * lines / (4 * B::SUBS);
+        for line in first..(4 * sub + P + 1) * lines / (4 * B::SUBS) {
+            ask(l, block, line, how.ahead);
+        }
+    }
     let groups = block.pair(l, sub, P);
     for t in 0..T {
         low[t] = dot::<L, B>(l, low[t], groups[0], &x[t].codes[P]);
@@ -247,7 +279,7 @@ impl<B: Block> Rule for Exact<B> {
     }
 
     #[inline(always)]
-    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[f32]; T], _lead: usize) -> [L::F; T] {
+    fn sums<L: Dots, const T: usize>(l: L, panel: &[B], x: [&[f32]; T], _how: How) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
         for (i, block) in panel.iter().enumerate() {
             for sub in 0..B::SUBS {
@@ -310,165 +342,25 @@ impl<C: Column> Rule for Float<C> {
     }
 
     #[inline(always)]
-    fn sums<L: Dots, const T: usize>(l: L, panel: &[C], x: [&[f32]; T], _lead: usize) -> [L::F; T] {
+    fn sums<L: Dots, const T: usize>(l: L, panel: &[C], x: [&[f32]; T], how: How) -> [L::F; T] {
         let mut sums = [l.splat(0.0); T];
-        let mut start = 0;
-        while start < panel.len() {
-            // Chains that run at once hide each other's latency.
-            start += match panel.len() - start {
-                FOUR.. if const { L::SUMS / T >= 4 } => {
-                    chains::<L, C, T, 4>(l, &panel[start..start + FOUR], x, start, &mut sums)
+        for (i, columns) in panel.chunks(SUB_BLOCK).enumerate() {
+            let x = chunk(x, i * SUB_BLOCK, columns.len());
+            let mut chain = [l.splat(0.0); T];
+            for (c, w) in columns.iter().enumerate() {
+                if c % (GROUP / size_of::<C>()) == 0 {
+                    ask(l, w, 0, how.ahead);
                 }
-                rest => {
-                    let rest = &panel[start..start + rest.min(SUB_BLOCK)];
-                    chains::<L, C, T, 1>(l, rest, x, start, &mut sums)
-                }
-            };
-        }
-        sums
-    }
-}
-
-/// Columns of four sub-blocks.
-const FOUR: usize = 4 * SUB_BLOCK;
-
-/// `K` sub-blocks of equal length, from column `start` of `x`; returns their columns.
-#[inline(always)]
-fn chains<L: Dots, C: Column, const T: usize, const K: usize>(
-    l: L,
-    columns: &[C],
-    x: [&[f32]; T],
-    start: usize,
-    sums: &mut [L::F; T],
-) -> usize {
-    if T > 1 {
-        prefetch(l, columns, 0, 1);
-    }
-    let len = columns.len() / K;
-    let mut chains = [[l.splat(0.0); T]; K];
-    for c in 0..len {
-        for k in 0..K {
-            let w = columns[k * len + c].load(l);
-            for t in 0..T {
-                chains[k][t] = l.fma(w, l.splat(x[t][start + k * len + c]), chains[k][t]);
-            }
-        }
-    }
-    for chain in &chains {
-        for t in 0..T {
-            sums[t] = l.add(sums[t], chain[t]);
-        }
-    }
-    columns.len()
-}
-
-/// FP8 meets values.
-struct F8;
-
-impl Rule for F8 {
-    type Block = [u8; GROUP];
-    type Input = f32;
-
-    fn blocks(w: &Operand<'_>) -> usize {
-        panel::f8_units(w.lead, w.cols)
-    }
-
-    fn inputs<'a>(x: ActivationRows<'a>) -> &'a [f32] {
-        x.values()
-    }
-
-    #[inline(always)]
-    fn sums<L: Dots, const T: usize>(
-        l: L,
-        panel: &[[u8; GROUP]],
-        x: [&[f32]; T],
-        lead: usize,
-    ) -> [L::F; T] {
-        let mut sums = [l.splat(0.0); T];
-        for at in panel::f8_chunks(lead, x[0].len()) {
-            let scale = l.load_f32(&panel[at.unit]);
-            let units = &panel[at.unit + 1..][..at.run()];
-            if T > 1 {
-                prefetch(l, units, 0, 1);
-            }
-            if at.len == F8_RUNS * at.run() {
-                f8_chunk(l, units, scale, chunk(x, at.start, at.len), &mut sums);
-            } else {
-                // Zeros meet the columns that are not there.
-                let mut whole = [[0.0; F8_RUNS * SUB_BLOCK]; T];
+                let w = w.load(l);
                 for t in 0..T {
-                    whole[t][..at.len].copy_from_slice(&x[t][at.start..at.start + at.len]);
+                    chain[t] = l.fma(w, l.splat(x[t][c]), chain[t]);
                 }
-                f8_chunk(l, units, scale, whole.each_ref().map(|x| &x[..]), &mut sums);
+            }
+            for t in 0..T {
+                sums[t] = l.add(sums[t], chain[t]);
             }
         }
         sums
-    }
-}
-
-/// Adds a chunk's units times `x`, which holds at least as many columns.
-#[inline(always)]
-fn f8_chunk<L: Dots, const T: usize>(
-    l: L,
-    units: &[[u8; GROUP]],
-    scale: L::F,
-    x: [&[f32]; T],
-    sums: &mut [L::F; T],
-) {
-    let run = units.len();
-    let mut chains = [[l.splat(0.0); T]; F8_RUNS];
-    // As many runs at once as the registers hold chains.
-    if const { L::SUMS / T >= 4 } {
-        for (c, unit) in units.iter().enumerate() {
-            let ([a, b], [c0, d]) = (l.even_e4m3(unit), l.odd_e4m3(unit));
-            for (r, w) in [a, b, c0, d].into_iter().enumerate() {
-                for t in 0..T {
-                    chains[r][t] = l.fma(w, l.splat(x[t][r * run + c]), chains[r][t]);
-                }
-            }
-        }
-    } else {
-        f8_runs::<L, T, 0>(l, units, x, &mut chains);
-        f8_runs::<L, T, 2>(l, units, x, &mut chains);
-    }
-    for chain in &chains {
-        for t in 0..T {
-            sums[t] = l.fma(chain[t], scale, sums[t]);
-        }
-    }
-}
-
-/// Runs `R` and `R + 1` alone.
-#[inline(always)]
-fn f8_runs<L: Dots, const T: usize, const R: usize>(
-    l: L,
-    units: &[[u8; GROUP]],
-    x: [&[f32]; T],
-    chains: &mut [[L::F; T]; F8_RUNS],
-) {
-    let run = units.len();
-    let load = |unit| if R == 0 { l.even_e4m3(unit) } else { l.odd_e4m3(unit) };
-    if const { L::SUMS / T >= 2 } {
-        for (c, unit) in units.iter().enumerate() {
-            let [a, b] = load(unit);
-            for t in 0..T {
-                chains[R][t] = l.fma(a, l.splat(x[t][R * run + c]), chains[R][t]);
-                chains[R + 1][t] = l.fma(b, l.splat(x[t][(R + 1) * run + c]), chains[R + 1][t]);
-            }
-        }
-    } else {
-        for (c, unit) in units.iter().enumerate() {
-            let a = load(unit)[0];
-            for t in 0..T {
-                chains[R][t] = l.fma(a, l.splat(x[t][R * run + c]), chains[R][t]);
-            }
-        }
-        for (c, unit) in units.iter().enumerate() {
-            let b = load(unit)[1];
-            for t in 0..T {
-                chains[R + 1][t] = l.fma(b, l.splat(x[t][(R + 1) * run + c]), chains[R + 1][t]);
-            }
-        }
     }
 }
 
@@ -484,6 +376,7 @@ fn passes<L: Dots, R: Rule>(l: L, Product { out, first_row, w, x }: Product<'_, 
     let panels = first_row / ROWS..(first_row + columns).div_ceil(ROWS);
     let all: &[R::Block] = bytemuck::cast_slice(w.bytes);
     let all = &all[panels.start * blocks..panels.end * blocks];
+    let how = How { lead: w.lead, ahead: ahead(tokens) };
     let inputs = R::inputs(x);
     let width = inputs.len() / tokens;
     let pass = (PASS_BYTES / (blocks * size_of::<R::Block>())).max(1);
@@ -492,9 +385,8 @@ fn passes<L: Dots, R: Rule>(l: L, Product { out, first_row, w, x }: Product<'_, 
         while token < tokens {
             let inputs = &inputs[token * width..];
             let column = i * pass * ROWS;
-            let lead = w.lead;
             let tile =
-                Tile::<R> { panels, blocks, lead, inputs, width, token, column, out: &mut *out };
+                Tile::<R> { panels, blocks, how, inputs, width, token, column, out: &mut *out };
             token += match tokens - token {
                 8.. if const { has_tile::<L, R>(8) } => tile.enter::<L, 8>(l),
                 4.. if const { has_tile::<L, R>(4) } => tile.enter::<L, 4>(l),
@@ -510,7 +402,7 @@ struct Tile<'a, 'o, R: Rule> {
     panels: &'a [R::Block],
     /// Of a panel.
     blocks: usize,
-    lead: usize,
+    how: How,
     /// From the first token on.
     inputs: &'a [R::Input],
     /// Inputs of a token.
@@ -534,10 +426,10 @@ struct Tokens<'a, 'o, R: Rule, const T: usize>(Tile<'a, 'o, R>);
 impl<R: Rule, const T: usize> Job for Tokens<'_, '_, R, T> {
     #[inline(always)]
     fn run<L: Dots>(self, l: L) {
-        let Tile { panels, blocks, lead, inputs, width, token, column, out } = self.0;
+        let Tile { panels, blocks, how, inputs, width, token, column, out } = self.0;
         let x: [&[R::Input]; T] = std::array::from_fn(|t| &inputs[t * width..][..width]);
         for (i, panel) in panels.chunks_exact(blocks).enumerate() {
-            let sums = R::sums(l, panel, x, lead);
+            let sums = R::sums(l, panel, x, how);
             for (t, sum) in sums.iter().enumerate() {
                 let row = &mut out.row(token + t)[column + i * ROWS..];
                 if let Some(row) = row.first_chunk_mut() {
