@@ -79,12 +79,16 @@ impl From<LayoutError> for Failure {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Failure {
         match error {
-            EngineError::Model(_) | EngineError::Option { .. } | EngineError::KvMemory { .. } => {
-                Failure::Request(error.into())
-            }
-            EngineError::System { .. } | EngineError::Step(_) | EngineError::Comm { .. } => {
-                Failure::Running(error.into())
-            }
+            EngineError::Model(_)
+            | EngineError::Option { .. }
+            | EngineError::KvMemory { .. }
+            | EngineError::Layout(_)
+            | EngineError::Refused { .. } => Failure::Request(error.into()),
+            EngineError::System { .. }
+            | EngineError::Step(_)
+            | EngineError::World(_)
+            | EngineError::Protocol { .. }
+            | EngineError::Comm { .. } => Failure::Running(error.into()),
         }
     }
 }

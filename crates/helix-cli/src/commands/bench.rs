@@ -172,7 +172,7 @@ impl Bench {
             self.engine.reset_counters();
             let took = self.once(test)?.as_secs_f64();
             speeds.push((test.tokens * test.batch) as f64 / took);
-            sums += &self.engine.counters()[..];
+            sums += &self.engine.counters()?[..];
             sums.tokens += (test.tokens * test.batch) as u64;
             bar.add(1);
         }
