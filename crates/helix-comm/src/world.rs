@@ -44,6 +44,9 @@ pub trait World: Send + Sync {
     /// Ranks.
     fn size(&self) -> usize;
 
+    /// Ranks on this host, this one among them.
+    fn neighbours(&self) -> usize;
+
     /// Sends `message`, which is not empty, to each of `to`.
     ///
     /// # Errors

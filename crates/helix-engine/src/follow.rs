@@ -112,7 +112,8 @@ pub fn dismiss(world: &dyn World, options: &EngineOptions) -> Result<(), EngineE
 }
 
 /// Does what the front end says, until it says that there is nothing more to do. For ranks other
-/// than 0, of which each runs `threads` threads.
+/// than 0, of which each runs `threads` threads. Without a model the rank only waits for the end:
+/// the front end knows.
 ///
 /// # Errors
 /// Ranks lost each other. That this rank can't load its part is the front end's to say.
@@ -121,20 +122,20 @@ pub fn dismiss(world: &dyn World, options: &EngineOptions) -> Result<(), EngineE
 /// As a rank does.
 pub fn follow(
     world: &Arc<dyn World>,
-    model: &Arc<Model>,
+    model: Option<&Arc<Model>>,
     threads: usize,
 ) -> Result<(), EngineError> {
     let mut message = Vec::new();
     loop {
         world.next_command(&mut message)?;
-        match Command::read(&message) {
-            Some(Command::Start { layout, options }) => {
+        match (Command::read(&message), model) {
+            (Some(Command::Start { layout, options }), Some(model)) => {
                 let options = EngineOptions { threads_per_rank: threads, ..options };
                 let layout = layout.to_owned();
                 serve(world, model, &layout, options, &mut message)?;
             }
-            Some(Command::Stop) => {}
-            Some(Command::Quit) => return Ok(()),
+            (Some(Command::Stop), _) => {}
+            (Some(Command::Quit), _) => return Ok(()),
             _ => return Err(EngineError::Protocol { rank: 0 }),
         }
     }

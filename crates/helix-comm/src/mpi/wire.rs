@@ -186,6 +186,19 @@ impl Wire {
         self.size
     }
 
+    /// Processes that share this one's memory, this one among them. All processes must call it.
+    pub(crate) fn neighbours(&self) -> Result<usize, MpiError> {
+        let (mut host, mut size) = (self.handle, 0);
+        // SAFETY: the communicator is open; results go to locals.
+        unsafe {
+            let (kind, info) = (ffi::RSMPI_COMM_TYPE_SHARED, ffi::RSMPI_INFO_NULL);
+            check(ffi::MPI_Comm_split_type(self.handle, kind, 0, info, &raw mut host))?;
+            check(ffi::MPI_Comm_size(host, &raw mut size))?;
+            check(ffi::MPI_Comm_free(&raw mut host))?;
+        }
+        Ok(size as usize)
+    }
+
     /// Starts to send a range of the requests' buffer. An empty one needs no message.
     ///
     /// # Safety

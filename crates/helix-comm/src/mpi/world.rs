@@ -41,6 +41,7 @@ pub struct MpiWorld {
     universe: Option<Universe>,
     rank: usize,
     size: usize,
+    neighbours: usize,
 }
 
 /// What the ends of groups, the communication thread and the world have in common.
@@ -150,13 +151,15 @@ impl MpiWorld {
         }
         let wire = Wire::new(&universe.world()).map_err(|error| refused(&error.to_string()))?;
         let (rank, size) = (wire.rank(), wire.size());
+        let neighbours = wire.neighbours().map_err(|error| refused(&error.to_string()))?;
         let shared = Arc::new(Shared {
             progress: Mutex::new(Progress::new(wire)),
             busy: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
         });
-        let mut world = MpiWorld { shared, thread: None, universe: Some(universe), rank, size };
+        let universe = Some(universe);
+        let mut world = MpiWorld { shared, thread: None, universe, rank, size, neighbours };
         if thread != CommThread::Off && size > 1 {
             let shared = Arc::clone(&world.shared);
             let spawned = std::thread::Builder::new()
@@ -208,6 +211,10 @@ impl World for MpiWorld {
 
     fn size(&self) -> usize {
         self.size
+    }
+
+    fn neighbours(&self) -> usize {
+        self.neighbours
     }
 
     fn tell(
