@@ -6,6 +6,7 @@ mod ci;
 mod demo;
 mod directions;
 mod model;
+mod mpi;
 mod python;
 mod shell;
 mod synthetic;

@@ -30,6 +30,8 @@ pub struct EngineOptions {
     pub ffn_reduce: FfnReduce,
     /// How long a rank waits for another before it gives up.
     pub deadline: Duration,
+    /// Whether each thread is bound to a processor.
+    pub pin: bool,
 }
 
 /// When latent attention's up-projection W_UV is applied: before the all-to-all, on a shard's
@@ -71,6 +73,7 @@ impl Default for EngineOptions {
             mla_up: MlaUp::Auto,
             ffn_reduce: FfnReduce::World,
             deadline: Duration::from_secs(120),
+            pin: false,
         }
     }
 }
