@@ -3,8 +3,9 @@
 use crate::batch::Sight;
 use crate::comms::Comms;
 use crate::counters::RankCounters;
+use crate::hopb::MAX_PIECES;
 use crate::rank::{Rank, kv_sizes, largest_messages};
-use crate::{EngineError, EngineOptions};
+use crate::{EngineError, EngineOptions, HopB};
 use helix_comm::{CommError, Team};
 use helix_layout::Layout;
 use helix_model::{Model, RankWeights, SharedShards};
@@ -290,12 +291,17 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn validate(options: &EngineOptions) -> Result<(), EngineError> {
+    let pieces = match options.hopb {
+        HopB::Off => 1,
+        HopB::Pieces(pieces) => pieces,
+    };
     let checks = [
         ("threads per rank", options.threads_per_rank, 1024),
         ("context", options.max_context, u32::MAX as usize),
         ("sequences", options.max_sequences, 1 << 20),
         ("tokens of a step", options.max_step_tokens, 1 << 16),
         ("rows of logits", options.max_logits, 1 << 16),
+        ("pieces of attention", pieces, MAX_PIECES),
     ];
     for (name, value, max) in checks {
         if !(1..=max).contains(&value) {
