@@ -1,7 +1,6 @@
-//! Requests to the switch while it runs: a line on a socket of the run's folder, a line back.
+//! Requests to the switch while it runs: a datagram to a socket in the run's folder, a datagram back.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,6 +10,8 @@ use crate::{host, options};
 
 /// The socket's name in the folder of the run.
 const SOCKET: &str = "control";
+/// The switch answers at once, unless it is gone.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// What the switch may be asked.
 #[derive(Debug, PartialEq)]
@@ -45,22 +46,20 @@ impl Request {
 }
 
 /// The switch's end.
-pub fn listen(folder: &Path) -> Result<UnixListener> {
-    let listener = UnixListener::bind(folder.join(SOCKET)).context("the control socket")?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+pub fn listen(folder: &Path) -> Result<UnixDatagram> {
+    let socket = UnixDatagram::bind(folder.join(SOCKET)).context("the control socket")?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
-/// Answers whoever waits at the socket. A peer that sends no line soon is left.
-pub fn serve(listener: &UnixListener, mut answer: impl FnMut(Result<Request, String>) -> String) {
-    while let Ok((stream, _)) = listener.accept() {
-        let patience = Some(Duration::from_millis(2));
-        let mut line = String::new();
-        let read = stream.set_read_timeout(patience).is_ok()
-            && BufReader::new((&stream).take(100)).read_line(&mut line).is_ok();
-        if read {
+/// Answers whoever has asked; never waits for anybody.
+pub fn serve(socket: &UnixDatagram, mut answer: impl FnMut(Result<Request, String>) -> String) {
+    let mut line = [0; 100];
+    while let Ok((length, from)) = socket.recv_from(&mut line) {
+        let answer = answer(Request::parse(&String::from_utf8_lossy(&line[..length])));
+        if let Some(from) = from.as_pathname() {
             // Whoever asked and left is not told.
-            let _ = writeln!(&stream, "{}", answer(Request::parse(&line)));
+            let _ = socket.send_to(answer.as_bytes(), from);
         }
     }
 }
@@ -72,16 +71,25 @@ pub fn ask(request: &str) -> Result<String> {
 
 /// Asks the switch whose run has this folder.
 pub fn ask_at(folder: &Path, request: &str) -> Result<String> {
-    let path = folder.join(SOCKET);
-    let mut stream = UnixStream::connect(&path)
-        .with_context(|| format!("no switch at {}: no emulated hosts here", path.display()))?;
-    writeln!(stream, "{request}")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    match answer.trim().strip_prefix("error: ") {
+    let own = folder.join(format!("asks-{}", std::process::id()));
+    let socket = UnixDatagram::bind(&own).context("a socket for the answer")?;
+    let answer = ask_through(&socket, &folder.join(SOCKET), request);
+    // The folder goes with the run in any case.
+    let _ = std::fs::remove_file(own);
+    let answer = answer?;
+    match answer.strip_prefix("error: ") {
         Some(error) => bail!("{error}"),
-        None => Ok(answer.trim().to_owned()),
+        None => Ok(answer),
     }
+}
+
+fn ask_through(socket: &UnixDatagram, switch: &Path, request: &str) -> Result<String> {
+    let here = || format!("no switch at {}: no emulated hosts here", switch.display());
+    socket.send_to(request.as_bytes(), switch).with_context(here)?;
+    socket.set_read_timeout(Some(ANSWER))?;
+    let mut answer = [0; 1000];
+    let length = socket.recv(&mut answer).context("the switch does not answer")?;
+    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
 }
 
 #[cfg(test)]

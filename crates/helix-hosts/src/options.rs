@@ -71,6 +71,9 @@ pub struct Run {
     /// Cores of a host, of its own when the machine has enough; 0: hosts are not pinned
     #[arg(long, default_value_t = 1)]
     pub cores: usize,
+    /// No namespaces, as where they are not permitted: ranks over loopback, without delay
+    #[arg(long, conflicts_with = "self_test")]
+    pub loopback: bool,
     /// Measures round trips and throughput instead of running a command
     #[arg(long, conflicts_with = "command")]
     pub self_test: bool,

@@ -1,19 +1,18 @@
 //! The switch: takes frames from the hosts' TAP devices and gives each to its receiver when it is due.
 //!
-//! One thread, asleep until a frame comes or is due. With a real-time priority it runs before the ranks,
-//! which it shares cores with: a link does not slow down because its ends compute.
+//! One thread, asleep until a frame comes or is nearly due. With a real-time priority it runs before the
+//! ranks, which it shares cores with: a link does not slow down because its ends compute.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{read, write};
 use thread_priority::unix::{
@@ -36,10 +35,20 @@ const AHEAD_NS: u64 = 50_000;
 /// Frames that one host may send before another is looked at.
 const BURST: usize = 32;
 
-/// A frame on its way.
+/// A timer that is later than this was held up: it says nothing about the next one.
+const LATE_MOST_NS: u64 = 60_000;
+
+/// A frame on its way. Its buffer is as long as the longest frame, so that nobody clears it.
 struct Flying {
     due_ns: u64,
-    bytes: Vec<u8>,
+    buffer: Box<[u8]>,
+    length: usize,
+}
+
+impl Flying {
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.length]
+    }
 }
 
 /// What happened since the last `stats`.
@@ -55,12 +64,14 @@ struct Counts {
 /// The switch and the hosts' cables.
 pub struct Switch {
     taps: Vec<SyncDevice>,
-    control: UnixListener,
+    control: UnixDatagram,
     star: Star,
     /// Frames to each host, in the order of their arrival.
     flying: Vec<VecDeque<Flying>>,
     /// Buffers of frames that have arrived.
-    spare: Vec<Vec<u8>>,
+    spare: Vec<Box<[u8]>>,
+    /// How late timers are, a moving average; in virtual machines some 25 us.
+    late_ns: u64,
     counts: Counts,
     start: Instant,
     busy_since: (Instant, u64),
@@ -72,7 +83,7 @@ impl Switch {
     /// A switch of links without delay; `delay-us` and `own_ns` are for the one who has measured.
     pub fn new(
         taps: Vec<SyncDevice>,
-        control: UnixListener,
+        control: UnixDatagram,
         gbit: f64,
         own_ns: Arc<AtomicU64>,
     ) -> Switch {
@@ -82,6 +93,7 @@ impl Switch {
             taps,
             control,
             spare: Vec::new(),
+            late_ns: 0,
             counts: Counts::default(),
             start: Instant::now(),
             busy_since: (Instant::now(), 0),
@@ -114,47 +126,72 @@ impl Switch {
         for to in 0..self.taps.len() {
             loop {
                 let now = self.now_ns();
-                let Some(frame) = self.flying[to].pop_front_if(|frame| frame.due_ns <= now) else {
+                let queue = &mut self.flying[to];
+                if queue.front().is_none_or(|frame| frame.due_ns > now) {
                     break;
-                };
+                }
+                let Some(frame) = queue.pop_front() else { break };
                 // A host whose queue is full drops it, as a network card would.
                 let arrives = !self.star.is_cut(to);
-                if arrives && write(self.taps[to].as_fd(), &frame.bytes).is_ok() {
+                if arrives && write(self.taps[to].as_fd(), frame.bytes()).is_ok() {
                     self.counts.frames += 1;
-                    self.counts.bytes += (frame.bytes.len() - OFFLOAD_HEADER) as u64;
+                    self.counts.bytes += (frame.length - OFFLOAD_HEADER) as u64;
                     self.counts.late_ns += now - frame.due_ns;
                     self.counts.late_max_ns = self.counts.late_max_ns.max(now - frame.due_ns);
                 } else {
                     self.counts.dropped += 1;
                 }
-                self.spare.push(frame.bytes);
+                self.spare.push(frame.buffer);
             }
         }
     }
 
-    /// Sleeps until something is to be done; says which hosts have sent, and last, whether control asks.
-    fn wait(&self) -> Result<Vec<bool>> {
+    /// Waits until something is to be done; says which hosts have sent, and last, whether control asks.
+    ///
+    /// Sleeps for as long as timers are exact enough for, and polls for the microseconds that remain.
+    fn wait(&mut self) -> Result<Vec<bool>> {
         let now = self.now_ns();
         let due = self.flying.iter().filter_map(|queue| queue.front()).map(|frame| frame.due_ns);
         let has_room = |from: &usize| self.star.up_free_ns(*from) <= now + AHEAD_NS;
         let full = (0..self.taps.len()).filter(|from| !has_room(from));
         let room = full.map(|from| self.star.up_free_ns(from) - AHEAD_NS);
-        let wake = due.chain(room).min().map(|at| {
-            let ns = at.saturating_sub(now) as i64;
-            TimeSpec::new(ns / 1_000_000_000, ns % 1_000_000_000)
-        });
-        let asked = |from: usize| if has_room(&from) { PollFlags::POLLIN } else { PollFlags::empty() };
+        let sleep_ns = due.chain(room).min().map(|at| self.sleep_ns(at.saturating_sub(now)));
+        let asked = |from: usize| match has_room(&from) {
+            true => PollFlags::POLLIN,
+            false => PollFlags::empty(),
+        };
         let taps = self.taps.iter().enumerate();
-        let mut polled: Vec<PollFd> = taps.map(|(i, tap)| PollFd::new(tap.as_fd(), asked(i))).collect();
+        let mut polled: Vec<PollFd> =
+            taps.map(|(from, tap)| PollFd::new(tap.as_fd(), asked(from))).collect();
         polled.push(PollFd::new(self.control.as_fd(), PollFlags::POLLIN));
-        match ppoll(&mut polled, wake, None) {
-            Ok(_) | Err(Errno::EINTR) => {}
+        let timeout = sleep_ns.map(|ns| Duration::from_nanos(ns).into());
+        let slept = Instant::now();
+        let count = match ppoll(&mut polled, timeout, None) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => -1,
             Err(error) => return Err(error).context("the switch cannot wait"),
-        }
+        };
         let readable = |polled: &PollFd| {
             polled.revents().is_some_and(|events| events.contains(PollFlags::POLLIN))
         };
-        Ok(polled.iter().map(readable).collect())
+        let readable = polled.iter().map(readable).collect();
+        if let (0, Some(asked_ns @ 1..)) = (count, sleep_ns) {
+            let late_ns = (slept.elapsed().as_nanos() as u64).saturating_sub(asked_ns);
+            if late_ns <= LATE_MOST_NS {
+                self.late_ns = (self.late_ns * 15 + late_ns) / 16;
+            }
+        }
+        Ok(readable)
+    }
+
+    /// How long to sleep when something is due in `left_ns`; 0 where any sleep would be too long.
+    ///
+    /// Whoever shares the core computes meanwhile, so a sleep that may be a little late is taken.
+    fn sleep_ns(&self, left_ns: u64) -> u64 {
+        if left_ns <= self.late_ns / 4 * 3 {
+            return 0;
+        }
+        left_ns.saturating_sub(self.late_ns).max(1)
     }
 
     /// Takes what `from` sends, until its cable is busy or it has no more.
@@ -164,28 +201,27 @@ impl Switch {
             if self.star.up_free_ns(from) > now + AHEAD_NS {
                 break;
             }
-            let mut bytes = self.spare.pop().unwrap_or_default();
-            bytes.resize(FRAME, 0);
-            match read(self.taps[from].as_fd(), &mut bytes) {
-                Ok(length) => bytes.truncate(length),
+            let mut buffer = self.spare.pop().unwrap_or_else(|| vec![0; FRAME].into());
+            let length = match read(self.taps[from].as_fd(), &mut buffer) {
+                Ok(length) => length,
                 Err(Errno::EAGAIN | Errno::EINTR) => {
-                    self.spare.push(bytes);
+                    self.spare.push(buffer);
                     break;
                 }
                 Err(error) => return Err(error).context("the switch cannot read from a host"),
-            }
-            match receiver(&bytes, self.taps.len()) {
+            };
+            match receiver(&buffer[..length], self.taps.len()) {
                 Some(to) if !self.star.is_cut(from) && !self.star.is_cut(to) => {
-                    let length = bytes.len() - OFFLOAD_HEADER;
-                    let due_ns = self.star.arrival_ns(now, from, to, length);
+                    let bytes = length - OFFLOAD_HEADER;
+                    let due_ns = self.star.arrival_ns(now, from, to, bytes);
                     // A shorter delay from now on does not let frames overtake.
                     let last_ns = self.flying[to].back().map_or(0, |frame| frame.due_ns);
                     let due_ns = due_ns.max(last_ns);
-                    self.flying[to].push_back(Flying { due_ns, bytes });
+                    self.flying[to].push_back(Flying { due_ns, buffer, length });
                 }
                 _ => {
                     self.counts.dropped += 1;
-                    self.spare.push(bytes);
+                    self.spare.push(buffer);
                 }
             }
         }
@@ -194,8 +230,8 @@ impl Switch {
 
     fn answer(&mut self) {
         // Another handle, since an answer changes what this one lies in.
-        let Ok(listener) = self.control.try_clone() else { return };
-        control::serve(&listener, |request| {
+        let Ok(socket) = self.control.try_clone() else { return };
+        control::serve(&socket, |request| {
             let answer = request.and_then(|request| self.obey(&request));
             answer.unwrap_or_else(|error| format!("error: {error}"))
         });
@@ -230,6 +266,7 @@ impl Switch {
             "dropped": counts.dropped,
             "late_us_mean": counts.late_ns as f64 / 1e3 / counts.frames.max(1) as f64,
             "late_us_max": counts.late_max_ns as f64 / 1e3,
+            "timer_late_us": self.late_ns as f64 / 1e3,
             "seconds": seconds,
             "core_share": busy_seconds / seconds,
         })

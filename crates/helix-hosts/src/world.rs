@@ -36,11 +36,14 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Makes the hosts, runs the command, and returns its exit status.
 pub fn run(run: &Run) -> Result<u8> {
     let folder = Folder::make()?;
-    let refused = new_process_namespace().err();
+    let refused = match run.loopback {
+        true => Some("--loopback".to_owned()),
+        false => new_process_namespace().err().map(|errno| errno.to_string()),
+    };
     let mut inside = Command::new(this_program()?);
     inside.arg("inside").arg("--folder").arg(&folder.path);
-    if let Some(errno) = refused {
-        inside.arg(format!("--refused={errno}"));
+    if let Some(reason) = refused {
+        inside.arg(format!("--refused={reason}"));
     }
     inside.args(arguments(run));
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
@@ -174,8 +177,8 @@ pub fn inside(inside: &Inside) -> Result<u8> {
         Ok(()) => Network::Hosts,
         Err(error) if inside.refused.is_some() || is_refusal(&error) => {
             eprintln!(
-                "hosts: namespaces are not permitted here ({error:#}): {} hosts are one, over \
-                 loopback, without delay",
+                "hosts: no namespaces here ({error:#}): {} hosts are one, over loopback, without \
+                 delay",
                 run.hosts
             );
             Network::Loopback
