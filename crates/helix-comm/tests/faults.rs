@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use suite::Program;
 
-const SEEDS: u64 = 4000;
+const SEEDS: u64 = 3000;
 /// Runs at a time: they mostly sleep.
 const AT_ONCE: usize = 24;
 const CALLS: usize = 16;
