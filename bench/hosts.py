@@ -27,7 +27,7 @@ COMMUNICATION = ["qkv gather", "all-to-all", "all-reduce (out)", "all-reduce (ff
 
 def tool(args, hosts):
     """The command that runs what follows on so many hosts of one core each."""
-    return [args.hosts_tool, "run", str(hosts), "--delay-us", str(args.delay_us), "--gbit", str(args.gbit), "--"]
+    return [*args.alone.split(), args.hosts_tool, "run", str(hosts), "--delay-us", str(args.delay_us), "--gbit", str(args.gbit), "--"]
 
 
 def run(line):
@@ -98,6 +98,8 @@ def arguments():
     parser.add_argument("--inner", type=int, default=1, help="decodes of each depth in a round")
     parser.add_argument("--kv-type", default="f16")
     parser.add_argument("--mpi-flags", default="", help="more flags of helix on two hosts, such as '--comm-thread off'")
+    parser.add_argument("--alone", default="", help="a command that runs each measurement when nobody else does, "
+                        "such as 'flock FILE' where others hold that lock")
     parser.add_argument("--machine", default="", help="what the machine is, for the record")
     parser.add_argument("--date", default=time.strftime("%Y-%m-%d"))
     parser.add_argument("--out", type=pathlib.Path, help="a .json file; a .csv goes beside it")
@@ -109,7 +111,7 @@ def main():
     depths = [int(depth) for depth in args.depths.split(",")]
     links = run([*tool(args, 2), args.hosts_tool, "measure", "--json"])
     load = os.getloadavg()[0]
-    if load > 1.0:
+    if load > 1.0 and not args.alone:
         print(f"The machine is busy (load {load:.1f}): read the spread.", file=sys.stderr)
     rows, summaries = [], []
     for model in args.models:
@@ -124,7 +126,7 @@ def main():
         names = " ".join(model.name for model in args.models)
         command = (f"bench/hosts.py {names} --delay-us {args.delay_us:g} --gbit {args.gbit:g} -d {args.depths} "
                    f"-n {args.tokens} -r {args.reps} --kv-type {args.kv_type} {args.mpi_flags}").strip()
-        report = {"machine": args.machine, "date": args.date, "command": command, "load_at_start": load,
+        report = {"machine": args.machine, "date": args.date, "command": command,
                   "links": links, "models": summaries}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(report, indent=1) + "\n")

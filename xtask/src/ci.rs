@@ -14,7 +14,8 @@ const CHECKS: [Check; 6] = [
     ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
     ("lints", || {
         let mut clippy = shell::cargo();
-        clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+        clippy.args(["clippy", "--workspace", "--all-targets"]).args(test::features());
+        clippy.args(["--", "--deny", "warnings"]);
         shell::run(&mut clippy)
     }),
     ("documentation", || {
