@@ -6,10 +6,12 @@ cat > rank.sh <<'END'
 rank=$OMPI_COMM_WORLD_RANK
 "$@" 2> "errors.$rank" &
 echo $! > "pid.$rank"
-# mpirun ends ranks by a signal, which interrupts `wait`; the status is still wanted.
-trap : TERM
+# mpirun ends what it started by a signal; the rank's status and last words are still wanted.
+trap 'kill -TERM $! 2> /dev/null' TERM
 while wait $!; status=$?; kill -0 $! 2> /dev/null; do :; done
 echo "$status $(date +%s%N)" > "status.$rank"
+# mpirun hears how the rank ended.
+[ $status -le 128 ] || kill -$((status - 128)) $$
 exit $status
 END
 
@@ -45,4 +47,5 @@ done
 # mpirun waits for the host that it cannot reach (docs/hosts.md).
 [ "$fault" = cut ] && kill -KILL $mpirun 2> /dev/null
 wait $mpirun
-echo "mpirun: status $?: $(grep 'process rank' mpirun.errors)"
+status=$?
+echo "mpirun: status $status after $((($(date +%s%N) - start) / 1000000)) ms: $(grep 'process rank' mpirun.errors)"
