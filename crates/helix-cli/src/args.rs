@@ -3,14 +3,18 @@
 mod engine;
 mod layout;
 mod sampling;
+mod transport;
 
 pub use engine::EngineArgs;
 pub use layout::LayoutArgs;
 pub use sampling::SamplingArgs;
+#[cfg(feature = "mpi")]
+pub use transport::CommThreadArg;
+pub use transport::{Transport, TransportArgs};
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Decodes large language models over long contexts, exactly, with the KV cache sharded over the
 /// sequence and the FFN over the same ranks.
@@ -55,6 +59,38 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Compare every legal layout of up to N ranks with one rank: logits and greedy tokens.
     Verify(VerifyArgs),
+}
+
+impl Command {
+    /// What is common to all commands: the model, and how it is run.
+    pub fn engine(&self) -> (&Path, &EngineArgs) {
+        match self {
+            Command::Run(args) => (&args.model, &args.engine),
+            Command::Logits(args) => (&args.model, &args.engine),
+            Command::Perplexity(args) => (&args.model, &args.engine),
+            Command::Bench(args) => (&args.model, &args.engine),
+            Command::Inspect(args) => (&args.model, &args.engine),
+            Command::Verify(args) => (&args.model, &args.engine),
+        }
+    }
+
+    fn layout(&self) -> Option<&LayoutArgs> {
+        match self {
+            Command::Run(args) => Some(&args.layout),
+            Command::Logits(args) => Some(&args.layout),
+            Command::Perplexity(args) => Some(&args.layout),
+            Command::Bench(args) => Some(&args.layout),
+            Command::Inspect(args) => Some(&args.layout),
+            Command::Verify(_) => None,
+        }
+    }
+
+    /// The flags that ranks that are processes must agree in: all but threads, of which hosts may
+    /// have as many as they have cores for.
+    pub fn terms(&self) -> String {
+        let (_, engine) = self.engine();
+        format!("{:?}, {:?}", self.layout(), engine.with_threads(None))
+    }
 }
 
 const RUN_ABOUT: &str = "\

@@ -15,7 +15,7 @@ const TILE_ROWS: usize = 64;
 const TILE_TOKENS: usize = 16;
 /// Query rows that attention takes through a page together, and what an item costs beside: in
 /// tokens seen.
-const PASS: (usize, usize) = (4, 64);
+const PASS: (usize, usize) = (8, 64);
 
 /// A token whose attention this rank takes part in.
 #[derive(Clone, Copy, Debug)]

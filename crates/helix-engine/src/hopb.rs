@@ -8,7 +8,7 @@
 use helix_comm::Comm;
 
 /// The most pieces that a batch's attention is cut into.
-pub(crate) const MAX_PIECES: usize = 64;
+pub const MAX_PIECES: usize = 64;
 
 /// Cuts `units` into at most `pieces` runs that cost about the same, and gives their ends. One run
 /// at least, which is empty if there are no units.
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn as_many_are_in_flight_as_may_be() {
-        let comm = ThreadComm::group(1, 1, Duration::from_secs(1)).remove(0);
+        let comm = ThreadComm::group(&[0], 1, Duration::from_secs(1)).remove(0);
         for pieces in 1..10 {
             let (mut sent, mut merged, mut most) = (0, 0, 0);
             for turn in turns(&comm, pieces) {

@@ -1,8 +1,8 @@
 //! How a model is run: threads, precision, formats, and choices that change no result.
 
-use super::at_least;
+use super::{TransportArgs, at_least};
 use clap::{Args, ValueEnum};
-use helix_engine::{FfnReduce, MlaUp};
+use helix_engine::{FfnReduce, HopB, MAX_PIECES, MlaUp};
 use helix_kernels::kv::KvType;
 use helix_kernels::{Format, Precision};
 
@@ -34,6 +34,23 @@ pub struct EngineArgs {
     /// paper in each group of tpf ranks and then across the ep groups (grid) [default: world]
     #[arg(long, value_name = "HOW")]
     pub ffn_reduce: Option<FfnReduceArg>,
+    /// HOP-B: off exchanges attention's outputs in one all-to-all per layer; N cuts the batch into
+    /// up to N pieces, each in flight while the next ones compute. Changes no result
+    #[arg(long, value_name = "off|N", default_value = "off", value_parser = hopb)]
+    pub hopb: HopB,
+    #[command(flatten)]
+    pub transport: TransportArgs,
+}
+
+/// Parses `--hopb`.
+fn hopb(text: &str) -> Result<HopB, String> {
+    match text {
+        "off" => Ok(HopB::Off),
+        number => match number.parse() {
+            Ok(pieces @ 1..=MAX_PIECES) => Ok(HopB::Pieces(pieces)),
+            _ => Err(format!("off, or a number of pieces from 1 to {MAX_PIECES}")),
+        },
+    }
 }
 
 /// The format that matrices are held in.
@@ -93,6 +110,11 @@ impl EngineArgs {
     /// These flags with `--precise`, whether or not it was given.
     pub fn made_precise(&self) -> EngineArgs {
         EngineArgs { precise: true, ..self.clone() }
+    }
+
+    /// These flags with another `-t`, or none.
+    pub fn with_threads(&self, threads: Option<usize>) -> EngineArgs {
+        EngineArgs { threads, ..self.clone() }
     }
 
     /// What activations are multiplied as.
