@@ -208,7 +208,6 @@ pub(crate) fn load(
     check_memory(model, layout, &[rank], options)?;
     check_embedding(model)?;
     let messages = largest_messages(model, layout, options);
-    let (reduce, deadline) = (options.ffn_reduce, options.deadline);
-    let comms = Comms::of_process(&**world, layout, rank, reduce, &messages, deadline);
+    let comms = Comms::of_process(&**world, layout, rank, &messages, options);
     LocalRanks::load(model, layout, std::iter::once((rank, comms)), options, progress)
 }

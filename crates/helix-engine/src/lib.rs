@@ -30,6 +30,8 @@ mod qkv;
 mod rank;
 mod residual;
 pub mod sampler;
+mod trace;
+mod tuner;
 mod values;
 
 pub use counters::{Line, RankCounters};
@@ -38,3 +40,4 @@ pub use error::EngineError;
 pub use follow::{dismiss, follow};
 pub use hopb::MAX_PIECES;
 pub use options::{EngineOptions, FfnReduce, HopB, MlaUp};
+pub use trace::{RankTrace, Span};

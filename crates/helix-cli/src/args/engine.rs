@@ -35,8 +35,9 @@ pub struct EngineArgs {
     #[arg(long, value_name = "HOW")]
     pub ffn_reduce: Option<FfnReduceArg>,
     /// HOP-B: off exchanges attention's outputs in one all-to-all per layer; N cuts the batch into
-    /// up to N pieces, each in flight while the next ones compute. Changes no result
-    #[arg(long, value_name = "off|N", default_value = "off", value_parser = hopb)]
+    /// up to N pieces, each in flight while the next ones compute; auto chooses their number by how
+    /// long links and attention are measured to take. Changes no result
+    #[arg(long, value_name = "off|N|auto", default_value = "auto", value_parser = hopb)]
     pub hopb: HopB,
     #[command(flatten)]
     pub transport: TransportArgs,
@@ -46,9 +47,10 @@ pub struct EngineArgs {
 fn hopb(text: &str) -> Result<HopB, String> {
     match text {
         "off" => Ok(HopB::Off),
+        "auto" => Ok(HopB::Auto),
         number => match number.parse() {
             Ok(pieces @ 1..=MAX_PIECES) => Ok(HopB::Pieces(pieces)),
-            _ => Err(format!("off, or a number of pieces from 1 to {MAX_PIECES}")),
+            _ => Err(format!("off, auto, or a number of pieces from 1 to {MAX_PIECES}")),
         },
     }
 }
