@@ -38,6 +38,8 @@ pub struct EngineOptions {
     pub trace: usize,
     /// How long a rank waits for another before it gives up.
     pub deadline: Duration,
+    /// Whether each thread is bound to a processor.
+    pub pin: bool,
 }
 
 /// When latent attention's up-projection W_UV is applied: before the all-to-all, on a shard's
@@ -96,6 +98,7 @@ impl Default for EngineOptions {
             delay: None,
             trace: 0,
             deadline: Duration::from_secs(120),
+            pin: false,
         }
     }
 }
