@@ -3,11 +3,13 @@
 mod engine;
 mod layout;
 mod sampling;
+mod timing;
 mod transport;
 
 pub use engine::EngineArgs;
 pub use layout::LayoutArgs;
 pub use sampling::SamplingArgs;
+pub use timing::{LinkArgs, TraceArgs};
 #[cfg(feature = "mpi")]
 pub use transport::CommThreadArg;
 pub use transport::{Transport, TransportArgs};
@@ -156,6 +158,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
     #[command(flatten)]
+    pub trace: TraceArgs,
+    #[command(flatten)]
     pub layout: LayoutArgs,
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -226,6 +230,8 @@ pub struct PerplexityArgs {
     is measured in turns with the repetitions, by as many threads, and GB/s of a test are given \
     as a share of it. The attention row is the partial attention of tg alone: KV bytes over the \
     time of that line.\n\n\
+    Of several ranks, exposed is the time of a step that a rank stood still for messages, hidden \
+    the time that messages were in flight while it did something else: means over ranks.\n\n\
     Example:\n  helix bench model.gguf -p 512 -n 64 -d 0,8192,32768 --kvp 2 --lines")]
 pub struct BenchArgs {
     /// A .gguf file, a Hugging Face directory, hf:ORG/NAME@REV, or the name of a fetched model
@@ -248,6 +254,10 @@ pub struct BenchArgs {
     /// Break the time of decoding down by line of the layer
     #[arg(long)]
     pub lines: bool,
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    #[command(flatten)]
+    pub link: LinkArgs,
     #[command(flatten)]
     pub layout: LayoutArgs,
     #[command(flatten)]
