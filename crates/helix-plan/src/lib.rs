@@ -2,3 +2,11 @@
 //!
 //! A model and a machine are data; the costs of each line of `helix-engine/src/layer.rs` are formulas here.
 #![forbid(unsafe_code)]
+
+mod format;
+mod model;
+mod share;
+
+pub use format::{Format, FormatError, Formats};
+pub use model::{Model, ModelError, Window};
+pub use share::Share;
