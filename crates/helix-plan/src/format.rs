@@ -13,33 +13,31 @@ pub struct Format {
     pub bits: f64,
     /// Elements of a row that are never parted.
     pub block: usize,
-    /// The arithmetic that it meets on a machine that has it, by the name that machines use.
-    pub arithmetic: &'static str,
 }
 
 /// Every format by the names that GGUF tools and hardware vendors use. `fp4` and `fp8` have no
 /// scales, as in the paper's figures; `nvfp4` and `mxfp4` have theirs.
 const FORMATS: [Format; 16] = [
-    format("fp4", 4.0, 1, "fp4"),
-    format("nvfp4", 4.5, 16, "fp4"),
-    format("mxfp4", 4.25, 32, "fp4"),
-    format("fp8", 8.0, 1, "fp8"),
-    format("int8", 8.0, 1, "int8"),
-    format("bf16", 16.0, 1, "bf16"),
-    format("f16", 16.0, 1, "f16"),
-    format("f32", 32.0, 1, "f32"),
-    format("q4_0", 4.5, 32, "int8"),
-    format("q4_1", 5.0, 32, "int8"),
-    format("q5_0", 5.5, 32, "int8"),
-    format("q5_1", 6.0, 32, "int8"),
-    format("q8_0", 8.5, 32, "int8"),
-    format("q4_k", 4.5, 256, "int8"),
-    format("q5_k", 5.5, 256, "int8"),
-    format("q6_k", 6.5625, 256, "int8"),
+    format("fp4", 4.0, 1),
+    format("nvfp4", 4.5, 16),
+    format("mxfp4", 4.25, 32),
+    format("fp8", 8.0, 1),
+    format("int8", 8.0, 1),
+    format("bf16", 16.0, 1),
+    format("f16", 16.0, 1),
+    format("f32", 32.0, 1),
+    format("q4_0", 4.5, 32),
+    format("q4_1", 5.0, 32),
+    format("q5_0", 5.5, 32),
+    format("q5_1", 6.0, 32),
+    format("q8_0", 8.5, 32),
+    format("q4_k", 4.5, 256),
+    format("q5_k", 5.5, 256),
+    format("q6_k", 6.5625, 256),
 ];
 
-const fn format(name: &'static str, bits: f64, block: usize, arithmetic: &'static str) -> Format {
-    Format { name, bits, block, arithmetic }
+const fn format(name: &'static str, bits: f64, block: usize) -> Format {
+    Format { name, bits, block }
 }
 
 impl Format {
