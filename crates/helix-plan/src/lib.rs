@@ -4,12 +4,22 @@
 //! formulas here.
 #![forbid(unsafe_code)]
 
+pub mod costs;
+mod experts;
 mod format;
+mod line;
+mod load;
 pub mod machine;
 mod model;
+pub mod network;
+pub mod pipeline;
 mod share;
 
+pub use costs::Costs;
+pub use experts::Popularity;
 pub use format::{Format, FormatError, Formats};
+pub use line::Line;
+pub use load::{Load, Routing, Sight};
 pub use machine::{Machine, MachineError};
 pub use model::{Model, ModelError, Window};
 pub use share::Share;

@@ -3,7 +3,7 @@
 use helix_layout::{LayoutError, MlaShape, ModelShape, MoeShape};
 use serde::Deserialize;
 
-use crate::format::{Format, Formats};
+use crate::format::Formats;
 
 /// A decoder's sizes and formats.
 #[derive(Clone, Debug, PartialEq)]

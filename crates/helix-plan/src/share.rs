@@ -2,8 +2,8 @@
 //! busiest rank of some degrees, which is what a search can afford.
 
 use helix_layout::{
-    AttentionCoord, Blocks, Degrees, Layout, LayoutSpec, ModelShape, PartialDegrees, QkvMode, ROW_GRANULE, Rank,
-    Strategy, split,
+    AttentionCoord, Blocks, Degrees, Layout, LayoutSpec, ModelShape, PartialDegrees, QkvMode,
+    ROW_GRANULE, Rank, Strategy, split,
 };
 
 /// One rank's share of a layer, and the sizes of the groups that it speaks in.
