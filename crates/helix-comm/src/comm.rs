@@ -1,6 +1,7 @@
 //! The collectives that Helix needs, as a trait.
 
 use std::fmt;
+use std::ops::Range;
 
 /// How many f32 values go to and come from each member, in member order.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +92,49 @@ impl Pending {
     }
 }
 
+/// What a collective brought: a chunk from each member, where it lies. Nothing is copied for the
+/// reader, and several threads may read.
+#[derive(Clone, Copy)]
+pub struct Chunks<'a> {
+    of: &'a (dyn Fn(usize) -> &'a [f32] + Sync),
+    count: usize,
+}
+
+impl<'a> Chunks<'a> {
+    /// `count` chunks, the `i`th of which is `of(i)`.
+    pub fn new(count: usize, of: &'a (dyn Fn(usize) -> &'a [f32] + Sync)) -> Chunks<'a> {
+        Chunks { of, count }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Chunk `i`: member `i`'s, or part `i` of a sum.
+    ///
+    /// # Panics
+    /// There are no more than `i`.
+    pub fn of(&self, i: usize) -> &'a [f32] {
+        assert!(i < self.count, "chunk {i} of {}", self.count);
+        (self.of)(i)
+    }
+
+    /// Adds up some values of all chunks, in order: what an all-reduce's chunks stand for.
+    pub fn sum(&self, range: Range<usize>, sum: &mut [f32]) {
+        sum.copy_from_slice(&self.of(0)[range.clone()]);
+        for i in 1..self.count {
+            let values = &self.of(i)[range.clone()];
+            sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        }
+    }
+}
+
 /// Collectives over the members of one group. All members call the same ones in the same order.
+///
+/// Messages are written and read where they lie: `start_*` hands its message to a closure that
+/// fills it, `finish` hands what came to one that reads it. So a collective costs no copies but
+/// those of the link, and a communicator owns the memory that the link works on in between.
 ///
 /// At most [`Comm::IN_FLIGHT`] collectives may be started and not finished; they finish in the
 /// order in which they started. Lengths that don't fit are bugs of the caller and panic.
@@ -105,62 +148,61 @@ pub trait Comm: Send {
     /// Members in the group.
     fn size(&self) -> usize;
 
-    /// Starts an all-to-all: chunk `i` of `send`, `counts.send[i]` long, goes to member `i`.
+    /// Starts an all-to-all: of the message, member `i` gets chunk `i`, `counts.send[i]` long; the
+    /// chunks lie one behind the other.
     ///
     /// # Errors
     /// A member failed or is late.
-    fn start_all_to_all(&mut self, send: &[f32], counts: Counts<'_>) -> Result<Pending, CommError>;
-
-    /// Starts an all-gather: `send` goes to every member.
-    ///
-    /// # Errors
-    /// A member failed or is late.
-    fn start_all_gather(&mut self, send: &[f32]) -> Result<Pending, CommError>;
-
-    /// Starts an all-reduce of `send`, the same length on every member.
-    ///
-    /// # Errors
-    /// A member failed or is late.
-    fn start_all_reduce(&mut self, send: &[f32]) -> Result<Pending, CommError>;
-
-    /// Starts a gather: `send` goes to member `root`. The root sends nothing: its own chunk lies
-    /// already at its place in what it passes to `finish`.
-    ///
-    /// # Errors
-    /// A member failed or is late.
-    fn start_gather(&mut self, send: &[f32], root: usize) -> Result<Pending, CommError>;
-
-    /// Waits for the oldest collective in flight and writes what it brought: the members' chunks
-    /// one behind the other in member order, or the sum, added in member order, so that every
-    /// member holds the same bits. For a gather, the root's own chunk in `recv` stays as it is,
-    /// and members other than the root pass an empty `recv`.
-    ///
-    /// # Errors
-    /// A member failed or is late.
-    fn finish(&mut self, pending: Pending, recv: &mut [f32]) -> Result<(), CommError>;
-
-    /// [`Comm::start_all_to_all`], finished at once.
-    ///
-    /// # Errors
-    /// A member failed or is late.
-    fn all_to_all(
+    fn start_all_to_all(
         &mut self,
-        send: &[f32],
         counts: Counts<'_>,
-        recv: &mut [f32],
-    ) -> Result<(), CommError> {
-        let pending = self.start_all_to_all(send, counts)?;
-        self.finish(pending, recv)
-    }
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError>;
 
-    /// [`Comm::start_all_gather`], finished at once.
+    /// Starts an all-gather: member `i`'s message, `counts[i]` long, goes to every member.
     ///
     /// # Errors
     /// A member failed or is late.
-    fn all_gather(&mut self, send: &[f32], recv: &mut [f32]) -> Result<(), CommError> {
-        let pending = self.start_all_gather(send)?;
-        self.finish(pending, recv)
-    }
+    fn start_all_gather(
+        &mut self,
+        counts: &[usize],
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError>;
+
+    /// Starts an all-reduce of messages of `count` values.
+    ///
+    /// # Errors
+    /// A member failed or is late.
+    fn start_all_reduce(
+        &mut self,
+        count: usize,
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError>;
+
+    /// Starts a gather: member `i`'s message, `counts[i]` long, goes to member `root`, whose own
+    /// is empty.
+    ///
+    /// # Errors
+    /// A member failed or is late.
+    fn start_gather(
+        &mut self,
+        counts: &[usize],
+        root: usize,
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError>;
+
+    /// Waits for the oldest collective in flight and hands what it brought to `read`: a chunk from
+    /// each member, in member order; of an all-reduce the parts whose sum in this order
+    /// ([`Chunks::sum`]) is the result, so that every member ends with the same bits. Of a gather
+    /// members other than the root get no chunks.
+    ///
+    /// # Errors
+    /// A member failed or is late.
+    fn finish<R>(
+        &mut self,
+        pending: Pending,
+        read: impl FnOnce(Chunks<'_>) -> R,
+    ) -> Result<R, CommError>;
 
     /// Replaces `x` by the sum of all members' `x`.
     ///
@@ -170,19 +212,18 @@ pub trait Comm: Send {
         if self.size() == 1 {
             return Ok(());
         }
-        let pending = self.start_all_reduce(x)?;
-        self.finish(pending, x)
-    }
-
-    /// [`Comm::start_gather`], finished at once.
-    ///
-    /// # Errors
-    /// A member failed or is late.
-    fn gather(&mut self, send: &[f32], root: usize, recv: &mut [f32]) -> Result<(), CommError> {
-        let pending = self.start_gather(send, root)?;
-        self.finish(pending, recv)
+        let pending = self.start_all_reduce(x.len(), |message| message.copy_from_slice(x))?;
+        self.finish(pending, |parts| sum_tiles(parts, x))
     }
 
     /// Tells the others that this member will not come: their waits end with an error.
     fn abort(&self);
+}
+
+/// Sums a tile at a time, so that what is added to stays in a near cache.
+fn sum_tiles(parts: Chunks<'_>, sum: &mut [f32]) {
+    const TILE: usize = 2048;
+    for (tile, sum) in sum.chunks_mut(TILE).enumerate() {
+        parts.sum(tile * TILE..tile * TILE + sum.len(), sum);
+    }
 }

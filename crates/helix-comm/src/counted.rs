@@ -1,6 +1,6 @@
 //! Counts what a communicator carries.
 
-use crate::{Collective, Comm, CommError, Counts, Pending};
+use crate::{Chunks, Collective, Comm, CommError, Counts, Pending};
 use std::ops::AddAssign;
 
 /// Calls and payload of one communicator, by kind of collective.
@@ -71,28 +71,50 @@ impl<C: Comm> Comm for Counted<C> {
         self.inner.size()
     }
 
-    fn start_all_to_all(&mut self, send: &[f32], counts: Counts<'_>) -> Result<Pending, CommError> {
-        self.count(Collective::AllToAll, send.len() - counts.send[self.inner.rank()]);
-        self.inner.start_all_to_all(send, counts)
+    fn start_all_to_all(
+        &mut self,
+        counts: Counts<'_>,
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError> {
+        let total: usize = counts.send.iter().sum();
+        self.count(Collective::AllToAll, total - counts.send[self.inner.rank()]);
+        self.inner.start_all_to_all(counts, write)
     }
 
-    fn start_all_gather(&mut self, send: &[f32]) -> Result<Pending, CommError> {
-        self.count(Collective::AllGather, send.len());
-        self.inner.start_all_gather(send)
+    fn start_all_gather(
+        &mut self,
+        counts: &[usize],
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError> {
+        self.count(Collective::AllGather, counts[self.inner.rank()]);
+        self.inner.start_all_gather(counts, write)
     }
 
-    fn start_all_reduce(&mut self, send: &[f32]) -> Result<Pending, CommError> {
-        self.count(Collective::AllReduce, send.len());
-        self.inner.start_all_reduce(send)
+    fn start_all_reduce(
+        &mut self,
+        count: usize,
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError> {
+        self.count(Collective::AllReduce, count);
+        self.inner.start_all_reduce(count, write)
     }
 
-    fn start_gather(&mut self, send: &[f32], root: usize) -> Result<Pending, CommError> {
-        self.count(Collective::Gather, send.len());
-        self.inner.start_gather(send, root)
+    fn start_gather(
+        &mut self,
+        counts: &[usize],
+        root: usize,
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError> {
+        self.count(Collective::Gather, counts[self.inner.rank()]);
+        self.inner.start_gather(counts, root, write)
     }
 
-    fn finish(&mut self, pending: Pending, recv: &mut [f32]) -> Result<(), CommError> {
-        self.inner.finish(pending, recv)
+    fn finish<R>(
+        &mut self,
+        pending: Pending,
+        read: impl FnOnce(Chunks<'_>) -> R,
+    ) -> Result<R, CommError> {
+        self.inner.finish(pending, read)
     }
 
     fn abort(&self) {

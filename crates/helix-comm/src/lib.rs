@@ -13,7 +13,7 @@ mod counted;
 mod team;
 mod threads;
 
-pub use comm::{Collective, Comm, CommError, Counts, Pending};
+pub use comm::{Chunks, Collective, Comm, CommError, Counts, Pending};
 pub use counted::{Counted, Traffic};
 pub use team::Team;
 pub use threads::ThreadComm;

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use crate::backoff::Backoff;
-use crate::{Collective, Comm, CommError, Counts, Pending};
+use crate::{Chunks, Collective, Comm, CommError, Counts, Pending};
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::Arc;
@@ -47,8 +47,7 @@ struct Group {
 
 /// One member's end of a group of ranks in this process.
 ///
-/// Buffers are allocated once for the largest message; a collective is one copy into the sender's
-/// buffer and one read by each receiver.
+/// Messages are allocated once, for the largest; the receivers read them where they were written.
 pub struct ThreadComm {
     group: Arc<Group>,
     rank: usize,
@@ -118,13 +117,15 @@ impl ThreadComm {
         Ok(())
     }
 
-    /// Makes `send` this member's next message; `cut` says which of it is for which member.
+    /// This member's next message: `write` fills its `len` values, `cut` says which of them are
+    /// for which member.
     fn post(
         &mut self,
         collective: Collective,
-        send: &[f32],
+        len: usize,
         root: Option<usize>,
         cut: impl Fn(&mut [Range<usize>]),
+        write: impl FnOnce(&mut [f32]),
     ) -> Result<Pending, CommError> {
         let number = self.started;
         assert!(number - self.finished < RING as u64, "{RING} collectives are in flight already");
@@ -140,8 +141,8 @@ impl ThreadComm {
         // the message that lay in this place: the wait above.
         let message = unsafe { &mut *own.ring[place].get() };
         let room = message.values.len();
-        assert!(send.len() <= room, "{collective} of {} values, room for {room}", send.len());
-        message.values[..send.len()].copy_from_slice(send);
+        assert!(len <= room, "{collective} of {len} values, room for {room}");
+        write(&mut message.values[..len]);
         cut(&mut message.chunks);
         own.sent.store(number + 1, Ordering::Release);
         self.started += 1;
@@ -168,54 +169,10 @@ impl ThreadComm {
         unsafe { &*member.ring[place].get() }
     }
 
-    fn collect(&self, pending: &Pending, recv: &mut [f32]) {
-        let number = pending.number;
-        let chunk = |from| {
-            let message = self.message(from, number);
-            &message.values[message.chunks[self.rank].clone()]
-        };
-        // A gather's root has its own chunk in place: it is as long as the others leave room for.
-        let in_place = match pending.root {
-            Some(_) => {
-                let received: usize = (0..self.size()).map(|from| chunk(from).len()).sum();
-                recv.len().saturating_sub(received)
-            }
-            None => 0,
-        };
-        let mut filled = 0;
-        for from in 0..self.size() {
-            if pending.root == Some(from) {
-                filled += in_place;
-                continue;
-            }
-            let chunk = chunk(from);
-            let end = filled + chunk.len();
-            assert!(end <= recv.len(), "{} brings more than its buffer holds", pending.collective);
-            recv[filled..end].copy_from_slice(chunk);
-            filled = end;
-        }
-        assert_eq!(filled, recv.len(), "{} brings less than expected", pending.collective);
-    }
-
-    /// Adds in member order, a tile at a time: each message is read once, the sum written once.
-    fn sum(&self, number: u64, recv: &mut [f32]) {
-        const TILE: usize = 2048;
-        for from in 0..self.size() {
-            let len = self.message(from, number).chunks[self.rank].len();
-            assert_eq!(len, recv.len(), "all-reduce: lengths differ between members");
-        }
-        for (tile, recv) in recv.chunks_mut(TILE).enumerate() {
-            for from in 0..self.size() {
-                let message = self.message(from, number);
-                let start = message.chunks[self.rank].start + tile * TILE;
-                let values = &message.values[start..start + recv.len()];
-                if from == 0 {
-                    recv.copy_from_slice(values);
-                } else {
-                    recv.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-                }
-            }
-        }
+    /// What `from` sent to this member in collective `number`.
+    fn chunk(&self, from: usize, number: u64) -> &[f32] {
+        let message = self.message(from, number);
+        &message.values[message.chunks[self.rank].clone()]
     }
 }
 
@@ -235,49 +192,72 @@ impl Comm for ThreadComm {
         self.group.members.len()
     }
 
-    fn start_all_to_all(&mut self, send: &[f32], counts: Counts<'_>) -> Result<Pending, CommError> {
-        let total = counts.send.iter().sum::<usize>();
+    fn start_all_to_all(
+        &mut self,
+        counts: Counts<'_>,
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError> {
         assert_eq!(counts.send.len(), self.size(), "all-to-all: a count for each member");
         assert_eq!(counts.recv.len(), self.size(), "all-to-all: a count from each member");
-        assert_eq!(send.len(), total, "all-to-all: counts and values differ");
-        self.post(Collective::AllToAll, send, None, |chunks| {
+        let cut = |chunks: &mut [Range<usize>]| {
             let mut end = 0;
             for (chunk, count) in chunks.iter_mut().zip(counts.send) {
                 *chunk = end..end + count;
                 end += count;
             }
-        })
+        };
+        self.post(Collective::AllToAll, counts.send.iter().sum(), None, cut, write)
     }
 
-    fn start_all_gather(&mut self, send: &[f32]) -> Result<Pending, CommError> {
-        self.post(Collective::AllGather, send, None, for_everyone(send.len()))
+    fn start_all_gather(
+        &mut self,
+        counts: &[usize],
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError> {
+        assert_eq!(counts.len(), self.size(), "all-gather: a count of each member");
+        let len = counts[self.rank];
+        self.post(Collective::AllGather, len, None, for_everyone(len), write)
     }
 
-    fn start_all_reduce(&mut self, send: &[f32]) -> Result<Pending, CommError> {
-        self.post(Collective::AllReduce, send, None, for_everyone(send.len()))
+    fn start_all_reduce(
+        &mut self,
+        count: usize,
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError> {
+        self.post(Collective::AllReduce, count, None, for_everyone(count), write)
     }
 
-    fn start_gather(&mut self, send: &[f32], root: usize) -> Result<Pending, CommError> {
+    fn start_gather(
+        &mut self,
+        counts: &[usize],
+        root: usize,
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError> {
         assert!(root < self.size(), "gather: root {root} of {} members", self.size());
-        assert!(root != self.rank || send.is_empty(), "gather: the root sends nothing");
-        self.post(Collective::Gather, send, Some(root), for_everyone(send.len()))
+        assert_eq!(counts.len(), self.size(), "gather: a count of each member");
+        assert_eq!(counts[root], 0, "gather: the root sends nothing");
+        let len = counts[self.rank];
+        self.post(Collective::Gather, len, Some(root), for_everyone(len), write)
     }
 
-    fn finish(&mut self, pending: Pending, recv: &mut [f32]) -> Result<(), CommError> {
-        assert_eq!(pending.number, self.finished, "collectives finish in the order they started");
-        let reads = pending.root.is_none_or(|root| root == self.rank);
-        if reads {
-            self.wait(0..self.size(), |m| &m.sent, pending.number, pending.collective)?;
-            match pending.collective {
-                Collective::AllReduce => self.sum(pending.number, recv),
-                _ => self.collect(&pending, recv),
-            }
-        } else {
-            assert!(recv.is_empty(), "gather: only the root receives");
+    fn finish<R>(
+        &mut self,
+        pending: Pending,
+        read: impl FnOnce(Chunks<'_>) -> R,
+    ) -> Result<R, CommError> {
+        let Pending { collective, number, root } = pending;
+        assert_eq!(number, self.finished, "collectives finish in the order they started");
+        let count = if root.is_none_or(|root| root == self.rank) { self.size() } else { 0 };
+        self.wait(0..count, |m| &m.sent, number, collective)?;
+        if collective == Collective::AllReduce {
+            let own = self.chunk(self.rank, number).len();
+            let equal = (0..count).all(|from| self.chunk(from, number).len() == own);
+            assert!(equal, "all-reduce: lengths differ between members");
         }
+        let result = read(Chunks::new(count, &|from| self.chunk(from, number)));
         self.finished += 1;
         self.group.members[self.rank].done.store(self.finished, Ordering::Release);
-        Ok(())
+        Ok(result)
     }
 
     fn abort(&self) {
@@ -301,6 +281,11 @@ mod tests {
         });
     }
 
+    /// Everything that came.
+    fn all(chunks: Chunks<'_>) -> Vec<Vec<f32>> {
+        (0..chunks.count()).map(|from| chunks.of(from).to_vec()).collect()
+    }
+
     /// What member `rank` sends as value `i` of collective `round`.
     fn value(rank: usize, round: usize, i: usize) -> f32 {
         (rank * 1_000_003 + round * 1009 + i) as f32 * 0.37
@@ -318,14 +303,18 @@ mod tests {
                     let recv_counts: Vec<_> = (0..size).map(|a| count(a, me, round)).collect();
                     let total = send_counts.iter().sum();
                     let send: Vec<_> = (0..total).map(|i| value(me, round, i)).collect();
-                    let mut recv = vec![f32::NAN; recv_counts.iter().sum()];
                     let counts = Counts { send: &send_counts, recv: &recv_counts };
-                    comm.all_to_all(&send, counts, &mut recv).unwrap();
+                    let pending = comm.start_all_to_all(counts, |m| m.copy_from_slice(&send));
+                    let recv = comm.finish(pending.unwrap(), all).unwrap();
                     let expected = (0..size).flat_map(|a| {
                         let start: usize = (0..me).map(|b| count(a, b, round)).sum();
                         (start..start + count(a, me, round)).map(move |i| value(a, round, i))
                     });
-                    assert_eq!(recv, expected.collect::<Vec<_>>(), "member {me} round {round}");
+                    assert_eq!(
+                        recv.concat(),
+                        expected.collect::<Vec<_>>(),
+                        "member {me} round {round}"
+                    );
                 }
             });
         }
@@ -339,25 +328,27 @@ mod tests {
                 for round in 0..300 {
                     let len = (round * 7) % 50;
                     let own: Vec<_> = (0..len).map(|i| value(me, round, i)).collect();
-                    let all: Vec<Vec<f32>> =
+                    let values: Vec<Vec<f32>> =
                         (0..size).map(|r| (0..len).map(|i| value(r, round, i)).collect()).collect();
                     let mut sum = own.clone();
                     comm.all_reduce(&mut sum).unwrap();
                     let expected: Vec<f32> = (0..len)
-                        .map(|i| all[1..].iter().fold(all[0][i], |s, x| s + x[i]))
+                        .map(|i| values[1..].iter().fold(values[0][i], |s, x| s + x[i]))
                         .collect();
                     assert_eq!(sum, expected);
-                    let mut gathered = vec![f32::NAN; len * size];
-                    comm.all_gather(&own, &mut gathered).unwrap();
-                    assert_eq!(gathered, all.concat());
+                    let write = |message: &mut [f32]| message.copy_from_slice(&own);
+                    let pending = comm.start_all_gather(&vec![len; size], write).unwrap();
+                    assert_eq!(comm.finish(pending, all).unwrap(), values);
                     let root = round % size;
-                    let mut at_root = vec![f32::NAN; if me == root { len * size } else { 0 }];
-                    let send = if me == root { &[] } else { &own[..] };
-                    if me == root {
-                        at_root[me * len..(me + 1) * len].copy_from_slice(&own);
-                    }
-                    comm.gather(send, root, &mut at_root).unwrap();
-                    assert!(me != root || at_root == all.concat());
+                    let counts: Vec<_> =
+                        (0..size).map(|m| if m == root { 0 } else { len }).collect();
+                    let write =
+                        |message: &mut [f32]| message.copy_from_slice(&own[..message.len()]);
+                    let pending = comm.start_gather(&counts, root, write).unwrap();
+                    let gathered = comm.finish(pending, all).unwrap();
+                    let mut expected = values;
+                    expected[root].clear();
+                    assert_eq!(gathered, if me == root { expected } else { vec![] });
                 }
             });
         }
@@ -365,15 +356,17 @@ mod tests {
 
     #[test]
     fn collectives_in_flight_finish_in_order() {
+        let start = |comm: &mut ThreadComm, send: &[f32; 2]| {
+            comm.start_all_reduce(2, |message| message.copy_from_slice(send)).unwrap()
+        };
         on_every_member(3, |mut comm| {
             for round in 0..200 {
                 let sends: Vec<[f32; 2]> =
                     (0..RING).map(|k| [value(comm.rank(), round, k), k as f32]).collect();
-                let pending: Vec<_> =
-                    sends.iter().map(|send| comm.start_all_reduce(send).unwrap()).collect();
+                let pending: Vec<_> = sends.iter().map(|send| start(&mut comm, send)).collect();
                 for (k, pending) in pending.into_iter().enumerate() {
                     let mut sum = [0.0; 2];
-                    comm.finish(pending, &mut sum).unwrap();
+                    comm.finish(pending, |parts| parts.sum(0..2, &mut sum)).unwrap();
                     let expected = (1..3).fold(value(0, round, k), |s, r| s + value(r, round, k));
                     assert_eq!(sum, [expected, 3.0 * k as f32]);
                 }

@@ -6,9 +6,9 @@ use crate::kv::KvCache;
 use crate::lanes::{Lane, Lanes};
 use crate::pieces;
 use crate::values::{ValueBuffers, ValuePlan};
-use helix_comm::{Comm, CommError, Counts};
+use helix_comm::{Chunks, Comm, CommError, Counts, Pending};
 use helix_kernels::attention::{
-    attend, clear, finish, finish_with_sink, fold, lse_of, merge_strided, state_len,
+    attend, clear, finish, finish_with_sink, fold, lse_of, merge_parts, state_len,
 };
 use helix_kernels::columns::{SharedParts, SharedRows};
 use helix_kernels::{Activations, Lse};
@@ -122,8 +122,6 @@ pub(crate) struct AttentionBuffers {
     parts: Vec<f32>,
     /// Where threads' runs of those end.
     runs: Vec<usize>,
-    send: Vec<f32>,
-    recv: Vec<f32>,
     send_counts: Vec<usize>,
     recv_counts: Vec<usize>,
     pub(crate) values: ValueBuffers,
@@ -138,15 +136,12 @@ impl AttentionBuffers {
     ) -> AttentionBuffers {
         let members = heads.kept.len();
         let state = state_len(heads.attended);
-        let exchange = if members > 1 { max_tokens * heads.message() } else { 0 };
         let column = 4 * threads * heads.item_rows(max_tokens) * state;
         let wave = (WAVE_VALUES / column.max(1)).clamp(WAVE_CHUNKS.start, WAVE_CHUNKS.end - 1);
         AttentionBuffers {
             states: vec![0.0; max_tokens * heads.q * state],
             parts: vec![0.0; wave * column],
             runs: Vec::with_capacity(pieces::count(threads, REST_RUNS)),
-            send: vec![0.0; exchange * heads.q],
-            recv: vec![0.0; exchange * heads.own().len() * members],
             send_counts: vec![0; members],
             recv_counts: vec![0; members],
             values,
@@ -289,33 +284,49 @@ impl Lane {
     }
 }
 
-/// Finishes the states and exchanges them in the KVP group, each member's heads to that member.
-pub(crate) fn exchange(
+/// Finishes the states and starts their exchange in the KVP group, each member's heads to that
+/// member; a group of one exchanges nothing. Gives bytes of weights read.
+pub(crate) fn send(
     lanes: &mut Lanes,
     group: &mut impl Comm,
     batch: &Batch,
     heads: &Heads,
     w: &LayerWeights,
     buffers: &mut AttentionBuffers,
-) -> Result<u64, CommError> {
-    let AttentionBuffers { states, send, recv, send_counts, recv_counts, values, .. } = buffers;
+) -> Result<(u64, Option<Pending>), CommError> {
+    if heads.kept.len() == 1 {
+        return Ok((0, None));
+    }
+    let AttentionBuffers { states, send_counts, recv_counts, values, .. } = buffers;
     let tokens = batch.tokens.len();
     let outputs = Outputs { batch, heads, states };
     let before = heads.values.is_some_and(|values| values.before);
     let bytes = if before { values.raise(lanes, outputs, w) } else { 0 };
-    let mut rest = &mut send[..];
     for (member, kept) in heads.kept.iter().enumerate() {
         send_counts[member] = tokens * kept.len() * heads.message();
         recv_counts[member] = tokens * heads.own().len() * heads.message();
-        let (chunk, after) = rest.split_at_mut(send_counts[member]);
-        rest = after;
-        pack(lanes, chunk, outputs, kept, before.then_some(&*values));
     }
-    let sent = send_counts.iter().sum();
-    let received = recv_counts.iter().sum();
     let counts = Counts { send: send_counts, recv: recv_counts };
-    group.all_to_all(&send[..sent], counts, &mut recv[..received])?;
-    Ok(bytes)
+    let pending = group.start_all_to_all(counts, |mut message| {
+        for (kept, &count) in heads.kept.iter().zip(counts.send) {
+            let chunk = message.split_off_mut(..count).expect("a chunk for each member");
+            pack(lanes, chunk, outputs, kept, before.then_some(&*values));
+        }
+    })?;
+    Ok((bytes, Some(pending)))
+}
+
+/// Waits for the group's partial outputs and hands them to `merge`; none in a group of one.
+pub(crate) fn receive(
+    group: &mut impl Comm,
+    sent: Option<Pending>,
+    merge: impl FnOnce(Option<Chunks<'_>>),
+) -> Result<(), CommError> {
+    match sent {
+        None => merge(None),
+        Some(pending) => group.finish(pending, |parts| merge(Some(parts)))?,
+    }
+    Ok(())
 }
 
 /// One member's message: `[tokens, its heads, sent + 1]`, an output and its log-sum-exp.
@@ -378,17 +389,17 @@ impl<'a> Outputs<'a> {
 /// rank keeps. A group of one has nothing to merge. Sinks take part here: once.
 pub(crate) fn merge(
     lanes: &mut Lanes,
+    parts: Option<Chunks<'_>>,
     batch: &Batch,
     heads: &Heads,
     w: &LayerWeights,
     buffers: &mut AttentionBuffers,
     out: &mut Activations,
 ) -> u64 {
-    let AttentionBuffers { states, recv, values, .. } = buffers;
+    let AttentionBuffers { states, values, .. } = buffers;
     let outputs = Outputs { batch, heads, states };
-    let merged = Merged { outputs, recv, sinks: w.sinks.as_deref() };
-    let alone = heads.kept.len() == 1;
-    let after = heads.values.is_some_and(|values| alone || !values.before);
+    let merged = Merged { outputs, parts, sinks: w.sinks.as_deref() };
+    let after = heads.values.is_some_and(|values| parts.is_none() || !values.before);
     let bytes = if after { values.raise_merged(lanes, &merged, w) } else { 0 };
     let (values, own) = (&*values, heads.own());
     let rows = out.fill(batch.tokens.len(), heads.out_cols);
@@ -411,28 +422,26 @@ pub(crate) fn merge(
 }
 
 /// The group's partial outputs of the heads that this rank keeps.
-pub(crate) struct Merged<'a> {
+pub(crate) struct Merged<'a, 'c> {
     pub(crate) outputs: Outputs<'a>,
-    recv: &'a [f32],
+    parts: Option<Chunks<'c>>,
     sinks: Option<&'a [f32]>,
 }
 
-impl Merged<'_> {
+impl Merged<'_, '_> {
     /// The exact output of kept head `index`.
     pub(crate) fn head(&self, out: &mut [f32], token: usize, index: usize, lse: &mut Vec<Lse>) {
-        let Outputs { batch, heads, .. } = self.outputs;
+        let heads = self.outputs.heads;
         let own = heads.own();
         let sink = self.sinks.map(|sinks| sinks[index]);
-        if heads.kept.len() == 1 {
+        let Some(parts) = self.parts else {
             finish_with_sink(out, self.outputs.state(token, own.start + index), sink);
             return;
-        }
-        let stride = batch.tokens.len() * own.len() * heads.message();
+        };
         let first = (token * own.len() + index) * heads.message();
-        let shards = 0..heads.kept.len();
-        let of = |shard: usize| self.recv[first + shard * stride + heads.sent()];
+        let of = |shard: usize| &parts.of(shard)[first..][..heads.message()];
         lse.clear();
-        lse.extend(shards.map(|shard| Lse::from_ln(of(shard))));
-        merge_strided(out, &self.recv[first..], stride, lse, sink);
+        lse.extend((0..parts.count()).map(|shard| Lse::from_ln(of(shard)[heads.sent()])));
+        merge_parts(out, of, lse, sink);
     }
 }

@@ -74,6 +74,8 @@ pub(crate) struct Batch {
     /// Rows of the stream in the order in which groups of ranks bring them together; empty where
     /// there is one group.
     pub(crate) by_group: Vec<usize>,
+    /// How many of those each rank brings.
+    pub(crate) group_rows: Vec<usize>,
     /// Rows whose logits are wanted.
     pub(crate) wanted: Vec<usize>,
     /// By pool.
@@ -157,6 +159,7 @@ impl Batch {
         group: usize,
         logits: usize,
         windows: &[Option<usize>],
+        ranks: usize,
     ) -> Batch {
         // A run of n tokens makes at most 1 + n / tile tiles.
         let items = (tokens + tokens / tile_tokens(group)) * kv_heads;
@@ -166,6 +169,7 @@ impl Batch {
             tokens: Vec::with_capacity(tokens),
             rows: Vec::with_capacity(tokens),
             by_group: Vec::with_capacity(tokens),
+            group_rows: Vec::with_capacity(ranks),
             wanted: Vec::with_capacity(logits),
             sights: sights.collect(),
         }
@@ -174,7 +178,7 @@ impl Batch {
     /// Describes `step` for the rank of `cut`, whose cache has taken in the step's tokens.
     pub(crate) fn load(&mut self, step: &Step, kv: &KvCache, cut: Cut<'_>) {
         let Cut { layout, rank, threads, .. } = cut;
-        let Batch { ids, tokens, rows, by_group, wanted, sights } = self;
+        let Batch { ids, tokens, rows, by_group, group_rows, wanted, sights } = self;
         ids.clear();
         ids.extend_from_slice(&step.tokens);
         tokens.clear();
@@ -209,8 +213,9 @@ impl Batch {
             sight.by_chunk = sight.items.len() < 4 * threads && sight.chunks() > 1;
         }
         by_group.clear();
+        group_rows.clear();
         if layout.degrees().dp > 1 {
-            group_rows(by_group, step, layout);
+            bring_together(by_group, group_rows, step, layout);
         }
     }
 
@@ -233,9 +238,15 @@ impl Batch {
     }
 }
 
-/// The step's rows in the order of the ranks that attend to them.
-fn group_rows(by_group: &mut Vec<usize>, step: &Step, layout: &Layout) {
+/// The step's rows in the order of the ranks that attend to them, and how many each does.
+fn bring_together(
+    by_group: &mut Vec<usize>,
+    group_rows: &mut Vec<usize>,
+    step: &Step,
+    layout: &Layout,
+) {
     for rank in layout.all_ranks() {
+        let before = by_group.len();
         let mut end = 0;
         for run in &step.runs {
             let rows = end..end + run.len;
@@ -244,6 +255,7 @@ fn group_rows(by_group: &mut Vec<usize>, step: &Step, layout: &Layout) {
                 by_group.extend(rows);
             }
         }
+        group_rows.push(by_group.len() - before);
     }
 }
 

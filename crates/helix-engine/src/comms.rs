@@ -1,7 +1,7 @@
 //! The groups that a rank speaks in.
 
 use crate::options::FfnReduce;
-use helix_comm::{Comm, CommError, Counted, ThreadComm};
+use helix_comm::{Chunks, Comm, CommError, Counted, Pending, ThreadComm};
 use helix_layout::{Layout, Rank};
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ pub(crate) struct Comms {
     /// The ranks that share this one's experts, and those that have the same columns of others;
     /// only where the FFN's results come together in two stages.
     pub(crate) experts: Option<[Counted<ThreadComm>; 2]>,
+    /// The sum over the ranks that share experts, in between.
+    staged: Vec<f32>,
 }
 
 /// Values of the largest messages, by group.
@@ -56,15 +58,36 @@ impl Comms {
             world,
             kvp,
             experts: experts.next().map(|(group, peers)| [group, peers]),
+            staged: vec![0.0; if grid { messages.experts } else { 0 }],
         })
         .collect()
     }
 
-    /// Replaces `y` by its sum over the ranks of the FFN, the same bits on every rank.
-    pub(crate) fn reduce_ffn(&mut self, y: &mut [f32]) -> Result<(), CommError> {
+    /// Starts the sum over the ranks of the FFN of the `count` values that `write` computes.
+    pub(crate) fn start_ffn(
+        &mut self,
+        count: usize,
+        write: impl FnOnce(&mut [f32]),
+    ) -> Result<Pending, CommError> {
+        let Some([group, peers]) = &mut self.experts else {
+            return self.world.start_all_reduce(count, write);
+        };
+        let staged = &mut self.staged[..count];
+        let pending = group.start_all_reduce(count, write)?;
+        group.finish(pending, |parts| parts.sum(0..count, staged))?;
+        peers.start_all_reduce(count, |message| message.copy_from_slice(staged))
+    }
+
+    /// Hands what [`Comms::start_ffn`] started to `read`: parts whose sum in order is the result,
+    /// the same bits on every rank.
+    pub(crate) fn finish_ffn(
+        &mut self,
+        pending: Pending,
+        read: impl FnOnce(Chunks<'_>),
+    ) -> Result<(), CommError> {
         match &mut self.experts {
-            None => self.world.all_reduce(y),
-            Some(stages) => stages.iter_mut().try_for_each(|stage| stage.all_reduce(y)),
+            None => self.world.finish(pending, read),
+            Some([_, peers]) => peers.finish(pending, read),
         }
     }
 
@@ -99,8 +122,7 @@ fn ends(
 ) -> Vec<Counted<ThreadComm>> {
     let mut all: Vec<_> = (0..ranks).map(|_| None).collect();
     for group in groups {
-        let room = if group.len() > 1 { values } else { 0 };
-        for (rank, end) in group.iter().zip(ThreadComm::group(group.len(), room, deadline)) {
+        for (rank, end) in group.iter().zip(ThreadComm::group(group.len(), values, deadline)) {
             all[*rank] = Some(Counted::new(end));
         }
     }

@@ -40,6 +40,11 @@ impl Lanes {
         self.lanes.len()
     }
 
+    /// The leader's row of activations.
+    pub(crate) fn leader_row(&mut self, len: usize) -> &mut [f32] {
+        &mut self.lanes[0].get_mut().expect("a thread panicked").row[..len]
+    }
+
     /// Runs `work` on every thread that is free; it takes its work piece by piece.
     pub(crate) fn share(&mut self, work: impl Fn(&mut Lane) + Sync) {
         let lanes = &self.lanes;

@@ -17,9 +17,9 @@ use crate::counters::Line;
 use crate::ffn;
 use crate::lanes::Lanes;
 use crate::projection::project;
-use crate::qkv;
+use crate::qkv::{self, Projection};
 use crate::rank::Rank;
-use crate::residual;
+use crate::residual::{self, Finish};
 use helix_comm::{Comm, CommError};
 use helix_kernels::elementwise::rms_norm;
 use helix_kernels::{Activations, Matrix};
@@ -32,17 +32,18 @@ pub(crate) fn run(rank: &mut Rank, index: usize) -> Result<(), CommError> {
     let sight = &batch.sights[plan.pool_of[index]];
     let turns = b.turns.of(plan.rope_of[index]);
     let (rows, own) = (batch.ids.len(), batch.tokens.len());
-    let x = &mut b.x[..rows * plan.hidden];
-    let y = &mut b.y[..rows * plan.hidden];
+    let hidden = plan.hidden;
+    let x = &mut b.x[..rows * hidden];
 
     // The attention phase: KVP x TPA.
     norm(lanes, &mut b.hidden, x, &batch.rows, &w.attn_norm, plan.rms_eps);
     clock.lap(c, Line::AttentionNorm);
-    let input = &b.hidden;
-    c.weight_bytes +=
-        qkv::share(lanes, &plan.qkv, &w.attention, input, turns, &mut b.qkv, &mut b.cuts);
+    let (weights, input, cuts) = (&w.attention, &b.hidden, &mut b.cuts);
+    let projection = Projection { plan: &plan.qkv, weights, input, turns, cuts };
+    let (read, shares) = qkv::share(lanes, &mut comms.kvp, projection, &mut b.qkv)?;
+    c.weight_bytes += read;
     clock.lap(c, Line::Qkv);
-    qkv::gather(&mut comms.kvp, &plan.qkv, own, &mut b.qkv)?;
+    qkv::gather(lanes, &mut comms.kvp, &plan.qkv, shares, own, &mut b.qkv)?;
     clock.lap(c, Line::QkvGather);
     qkv::rotate(lanes, &plan.qkv, &w.attention, own, turns, &mut b.qkv);
     let qkv = b.qkv.rows(&plan.qkv);
@@ -51,31 +52,41 @@ pub(crate) fn run(rank: &mut Rank, index: usize) -> Result<(), CommError> {
     attention::partial(lanes, kv, index, (batch, sight), &plan.heads, qkv, &mut b.attention);
     c.kv_bytes_read += kv.bytes_read(sight.visible_tokens);
     clock.lap(c, Line::Attention);
-    if comms.kvp.size() > 1 {
-        c.weight_bytes +=
-            attention::exchange(lanes, &mut comms.kvp, batch, &plan.heads, w, &mut b.attention)?;
-    }
-    clock.lap(c, Line::AllToAll);
-    c.weight_bytes += attention::merge(lanes, batch, &plan.heads, w, &mut b.attention, &mut b.out);
+    let (heads, states) = (&plan.heads, &mut b.attention);
+    let (read, sent) = attention::send(lanes, &mut comms.kvp, batch, heads, w, states)?;
+    c.weight_bytes += read;
+    attention::receive(&mut comms.kvp, sent, |parts| {
+        clock.lap(c, Line::AllToAll);
+        c.weight_bytes += attention::merge(lanes, parts, batch, heads, w, states, &mut b.out);
+    })?;
     clock.lap(c, Line::Merge);
 
     // The same ranks as one tensor-parallel group: output projection.
-    c.weight_bytes += product(lanes, &mut y[..own * plan.hidden], &b.out, &w.out, &mut b.cuts);
+    let whole = batch.by_group.is_empty();
+    let out = |y: &mut [f32]| {
+        c.weight_bytes += product(lanes, y, &b.out, &w.out, &mut b.cuts);
+    };
+    let y = match whole {
+        true => comms.world.start_all_reduce(own * hidden, out)?,
+        false => residual::start_gather(&mut comms.world, batch, hidden, &mut b.counts, out)?,
+    };
     clock.lap(c, Line::OutProjection);
-    match batch.by_group.is_empty() {
-        true => comms.world.all_reduce(y)?,
-        false => residual::gather(&mut comms.world, batch, y, &mut b.gathered, plan.hidden)?,
-    }
+    let finish = Finish::of_attention(w, plan.rms_eps);
+    comms.world.finish(y, |parts| match whole {
+        true => residual::add_sum(lanes, x, hidden, parts, finish),
+        false => residual::add_gathered(lanes, x, hidden, batch, parts, finish),
+    })?;
     clock.lap(c, Line::OutAllReduce);
-    residual::add(lanes, x, y, w.out_bias.as_deref(), w.attn_post_norm.as_deref(), plan.rms_eps);
 
     // The FFN phase: TPF x EP.
     norm(lanes, &mut b.hidden, x, &b.all_rows[..rows], &w.ffn_norm, plan.rms_eps);
     clock.lap(c, Line::FfnNorm);
-    ffn::run(lanes, &plan.ffn, &w.ffn, &b.hidden, y, &mut b.ffn, &mut b.cuts, (c, clock));
-    comms.reduce_ffn(y)?;
+    let y = comms.start_ffn(rows * hidden, |y| {
+        ffn::run(lanes, &plan.ffn, &w.ffn, &b.hidden, y, &mut b.ffn, &mut b.cuts, (c, clock));
+    })?;
+    let finish = Finish::of_ffn(w, plan.rms_eps);
+    comms.finish_ffn(y, |parts| residual::add_sum(lanes, x, hidden, parts, finish))?;
     clock.lap(c, Line::FfnAllReduce);
-    residual::add(lanes, x, y, None, w.ffn_post_norm.as_deref(), plan.rms_eps);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::kv::KvCache;
 use crate::lanes::Lanes;
 use crate::latent::{LatentBuffers, LatentPlan};
 use crate::projection::project;
-use helix_comm::{Comm, CommError};
+use helix_comm::{Comm, CommError, Pending};
 use helix_kernels::elementwise::{RopeTable, add_in_place, rms_norm_heads};
 use helix_kernels::{Activations, SharedRows, kv};
 use helix_layout::{Layout, QkvMode, Rank};
@@ -36,10 +36,10 @@ pub(crate) struct QkvPlan {
 
 /// The stage's buffers, sized once.
 pub(crate) struct QkvBuffers {
-    /// This rank's share of its slice's rows, everyone's, and the rows put together.
-    share: Vec<f32>,
-    recv: Vec<f32>,
+    /// `[tokens, row]`
     rows: Vec<f32>,
+    /// Values that each member of the group brings.
+    counts: Vec<usize>,
     latent: Option<LatentBuffers>,
 }
 
@@ -81,20 +81,13 @@ impl QkvPlan {
     pub(crate) fn share(&self) -> usize {
         self.shares[self.member].len()
     }
-
-    /// Values of one token that all members of the group bring together.
-    fn gathered(&self) -> usize {
-        self.shares.iter().map(Range::len).sum()
-    }
 }
 
 impl QkvBuffers {
     pub(crate) fn new(plan: &QkvPlan, tokens: usize, latent: Option<LatentBuffers>) -> QkvBuffers {
-        let recv = if plan.shares.len() > 1 { tokens * plan.gathered() } else { 0 };
         QkvBuffers {
-            share: vec![0.0; tokens * plan.share()],
-            recv: vec![0.0; recv],
             rows: vec![0.0; tokens * plan.row],
+            counts: Vec::with_capacity(plan.shares.len()),
             latent,
         }
     }
@@ -105,54 +98,84 @@ impl QkvBuffers {
     }
 }
 
-/// This rank's share of the projection: bytes of weights read.
+/// What a projection works with.
+pub(crate) struct Projection<'a> {
+    pub(crate) plan: &'a QkvPlan,
+    pub(crate) weights: &'a AttentionWeights,
+    pub(crate) input: &'a Activations,
+    pub(crate) turns: Turns<'a>,
+    pub(crate) cuts: &'a mut Vec<usize>,
+}
+
+/// Computes this rank's share of the projection, and starts to bring the group's together; where
+/// there is nothing to gather the share is the whole. Gives bytes of weights read.
 pub(crate) fn share(
     lanes: &mut Lanes,
-    plan: &QkvPlan,
-    weights: &AttentionWeights,
-    input: &Activations,
-    turns: Turns<'_>,
+    group: &mut impl Comm,
+    projection: Projection<'_>,
     buffers: &mut QkvBuffers,
-    cuts: &mut Vec<usize>,
-) -> u64 {
-    match (weights, &plan.latent, &mut buffers.latent) {
-        (AttentionWeights::Latent(w), Some(latent), Some(scratch)) => {
-            let row = if plan.shares.len() > 1 { plan.share() } else { plan.row };
-            latent.queries(lanes, w, input, turns, scratch, (&mut buffers.share, row), cuts)
+) -> Result<(u64, Option<Pending>), CommError> {
+    let QkvBuffers { rows, counts, latent } = buffers;
+    let (plan, tokens) = (projection.plan, projection.input.tokens());
+    if plan.shares.len() == 1 {
+        let rows = &mut rows[..tokens * plan.row];
+        return Ok((projection.run(lanes, latent, rows, plan.row), None));
+    }
+    counts.clear();
+    counts.extend(plan.shares.iter().map(|columns| tokens * columns.len()));
+    let mut bytes = 0;
+    let pending = group.start_all_gather(counts, |message| {
+        bytes = projection.run(lanes, latent, message, plan.share());
+    })?;
+    Ok((bytes, Some(pending)))
+}
+
+impl Projection<'_> {
+    /// `out [tokens, row]`
+    fn run(
+        self,
+        lanes: &mut Lanes,
+        latent: &mut Option<LatentBuffers>,
+        out: &mut [f32],
+        row: usize,
+    ) -> u64 {
+        let Projection { plan, weights, input, turns, cuts } = self;
+        match (weights, &plan.latent, latent) {
+            (AttentionWeights::Latent(w), Some(latent), Some(scratch)) => {
+                latent.queries(lanes, w, input, turns, scratch, (out, row), cuts)
+            }
+            (AttentionWeights::Heads(w), ..) => {
+                project(lanes, out, input, &[&w.q, &w.k, &w.v], cuts)
+            }
+            _ => unreachable!("a plan is made for the model's attention"),
         }
-        (AttentionWeights::Heads(w), ..) => {
-            project(lanes, &mut buffers.share, input, &[&w.q, &w.k, &w.v], cuts)
-        }
-        _ => unreachable!("a plan is made for the model's attention"),
     }
 }
 
-/// Brings the group's shares together. Where there is nothing to gather the share is the whole.
+/// Puts the group's shares together to rows.
 pub(crate) fn gather(
+    lanes: &mut Lanes,
     group: &mut impl Comm,
     plan: &QkvPlan,
+    shares: Option<Pending>,
     tokens: usize,
     buffers: &mut QkvBuffers,
 ) -> Result<(), CommError> {
-    let QkvBuffers { share, recv, rows: qkv, .. } = buffers;
-    if plan.shares.len() == 1 {
-        std::mem::swap(share, qkv);
-        return Ok(());
-    }
-    let recv = &mut recv[..tokens * plan.gathered()];
-    group.all_gather(&share[..tokens * plan.share()], recv)?;
-    let mut rest = &*recv;
-    for columns in &plan.shares {
-        let (rows, after) = rest.split_at(tokens * columns.len());
-        rest = after;
-        if columns.is_empty() {
-            continue;
+    let Some(pending) = shares else { return Ok(()) };
+    group.finish(pending, |shares| {
+        if plan.row == 0 {
+            return;
         }
-        for (row, values) in rows.chunks_exact(columns.len()).enumerate() {
-            qkv[row * plan.row..][columns.clone()].copy_from_slice(values);
-        }
-    }
-    Ok(())
+        let rows = SharedRows::new(&mut buffers.rows[..tokens * plan.row], plan.row);
+        lanes.by_token(tokens, |_| {
+            while let Some((token, row)) = rows.next() {
+                for (member, columns) in plan.shares.iter().enumerate() {
+                    let values = &shares.of(member)[token * columns.len()..][..columns.len()];
+                    row[columns.clone()].copy_from_slice(values);
+                }
+            }
+        });
+    })
 }
 
 /// How the batch's positions turn pairs of elements: angles of each token.

@@ -53,10 +53,6 @@ pub(crate) struct AllTurns(Vec<(RopeTable, Vec<f32>)>);
 pub(crate) struct Buffers {
     /// The residual stream `[B, H]`, the same on every rank.
     pub(crate) x: Vec<f32>,
-    /// A phase's result before it is added to the stream `[B, H]`.
-    pub(crate) y: Vec<f32>,
-    /// Everyone's rows of it, where groups of ranks have sequences of their own.
-    pub(crate) gathered: Vec<f32>,
     /// 0, 1, 2, and so on.
     pub(crate) all_rows: Vec<usize>,
     /// The normed stream.
@@ -73,6 +69,8 @@ pub(crate) struct Buffers {
     pub(crate) logits: Vec<f32>,
     /// Where one matrix of a product ends.
     pub(crate) cuts: Vec<usize>,
+    /// Values that each rank brings to a collective.
+    pub(crate) counts: Vec<usize>,
 }
 
 /// A rank of an engine. `layer.rs` works on its parts.
@@ -169,15 +167,12 @@ impl Buffers {
         let precision = options.precision;
         let vocab_share = plan.layout.vocab_rows(plan.rank).len();
         let leads = plan.rank.0 == 0;
-        let grouped = plan.layout.degrees().dp > 1;
         let (heads, threads) = (&plan.heads, options.threads_per_rank);
         let cuts = max_cuts(threads);
         let values = ValueBuffers::new(heads, tokens, precision, cuts);
         let latent = plan.qkv.latent.as_ref().map(|latent| latent.buffers(tokens, precision));
         Buffers {
             x: vec![0.0; tokens * plan.hidden],
-            y: vec![0.0; tokens * plan.hidden],
-            gathered: vec![0.0; if grouped { tokens * plan.hidden } else { 0 }],
             all_rows: (0..tokens).collect(),
             hidden: Activations::new(tokens, plan.hidden, precision),
             qkv: QkvBuffers::new(&plan.qkv, tokens, latent),
@@ -188,6 +183,7 @@ impl Buffers {
             logits_share: vec![0.0; options.max_logits * vocab_share],
             logits: vec![0.0; if leads { options.max_logits * plan.vocab } else { 0 }],
             cuts: Vec::with_capacity(cuts),
+            counts: Vec::with_capacity(plan.layout.ranks()),
         }
     }
 }
@@ -269,6 +265,7 @@ impl Rank {
                 group,
                 options.max_logits,
                 &plan.windows,
+                layout.ranks(),
             ),
             buffers: Buffers::new(&plan, &model.config, options),
             plan,
@@ -336,16 +333,29 @@ impl Rank {
         clock.lap(counters, Line::Head);
         if !alone {
             let columns = weights.head.rows();
+            let leads = world.rank() == 0;
+            b.counts.clear();
+            b.counts.extend(plan.layout.all_ranks().map(|rank| match rank.0 {
+                0 => 0,
+                _ => plan.layout.vocab_rows(rank).len(),
+            }));
             for row in 0..wanted {
                 let share = &b.logits_share[row * columns..][..columns];
-                if world.rank() == 0 {
-                    // Rank 0 holds the first rows of the vocabulary.
-                    let logits = &mut b.logits[row * plan.vocab..][..plan.vocab];
-                    logits[..columns].copy_from_slice(share);
-                    world.gather(&[], 0, logits)?;
-                } else {
-                    world.gather(share, 0, &mut [])?;
-                }
+                let write = |message: &mut [f32]| message.copy_from_slice(&share[..message.len()]);
+                let pending = world.start_gather(&b.counts, 0, write)?;
+                world.finish(pending, |shares| {
+                    if leads {
+                        // Rank 0 holds the first rows of the vocabulary.
+                        let logits = &mut b.logits[row * plan.vocab..][..plan.vocab];
+                        let (own, mut rest) = logits.split_at_mut(columns);
+                        own.copy_from_slice(share);
+                        for rank in 1..shares.count() {
+                            let share = shares.of(rank);
+                            let place = rest.split_off_mut(..share.len()).expect("a vocabulary");
+                            place.copy_from_slice(share);
+                        }
+                    }
+                })?;
             }
         }
         clock.lap(counters, Line::LogitsGather);
@@ -425,7 +435,8 @@ impl Lane {
         let Plan { heads, qkv, ffn, .. } = plan;
         let rows = heads.item_rows(tokens);
         let latent = qkv.latent.as_ref().map_or(0, |latent| latent.lane_row());
-        let row = ffn.lane_row().max(heads.out_cols).max(heads.attended).max(latent);
+        let row =
+            ffn.lane_row().max(plan.hidden).max(heads.out_cols).max(heads.attended).max(latent);
         Lane {
             attention: Scratch::new(),
             states: vec![0.0; rows * state_len(heads.attended)],

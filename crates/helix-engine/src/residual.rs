@@ -2,59 +2,85 @@
 
 use crate::batch::Batch;
 use crate::lanes::Lanes;
-use helix_comm::{Comm, CommError};
+use helix_comm::{Chunks, Comm, CommError, Pending};
 use helix_kernels::SharedRows;
 use helix_kernels::elementwise::{add_in_place, rms_norm_heads};
+use helix_model::LayerWeights;
 
-/// The stream takes a phase's result: `x += norm(y + bias)`, without what there is none of. `y`
-/// is used up.
-pub(crate) fn add(
+/// What is done to a phase's result before it is added.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<'a> {
+    bias: Option<&'a [f32]>,
+    norm: Option<&'a [f32]>,
+    rms_eps: f32,
+}
+
+impl<'a> Finish<'a> {
+    pub(crate) fn of_attention(w: &'a LayerWeights, rms_eps: f32) -> Finish<'a> {
+        let (bias, norm) = (w.out_bias.as_deref(), w.attn_post_norm.as_deref());
+        Finish { bias, norm, rms_eps }
+    }
+
+    pub(crate) fn of_ffn(w: &'a LayerWeights, rms_eps: f32) -> Finish<'a> {
+        Finish { bias: None, norm: w.ffn_post_norm.as_deref(), rms_eps }
+    }
+
+    /// `x += norm(y + bias)`, without what there is none of. `y` is used up.
+    fn add(&self, x: &mut [f32], y: &mut [f32]) {
+        self.bias.iter().for_each(|bias| add_in_place(y, bias));
+        self.norm.iter().for_each(|norm| rms_norm_heads(y, norm, self.rms_eps));
+        add_in_place(x, y);
+    }
+}
+
+/// The stream `x [rows, hidden]` takes the sum of what the ranks have computed.
+pub(crate) fn add_sum(
     lanes: &mut Lanes,
     x: &mut [f32],
-    y: &mut [f32],
-    bias: Option<&[f32]>,
-    norm: Option<&[f32]>,
-    rms_eps: f32,
+    hidden: usize,
+    parts: Chunks<'_>,
+    finish: Finish<'_>,
 ) {
-    let Some(hidden) = bias.or(norm).map(<[f32]>::len) else {
-        return sum(lanes, x, y);
-    };
-    let rows = y.len() / hidden;
-    let finished = SharedRows::new(&mut *y, hidden);
-    lanes.by_token(rows, |_| {
-        while let Some((_, y)) = finished.next() {
-            bias.iter().for_each(|bias| add_in_place(y, bias));
-            norm.iter().for_each(|norm| rms_norm_heads(y, norm, rms_eps));
-        }
-    });
-    sum(lanes, x, y);
-}
-
-/// Values that a thread adds at a time.
-const RUN: usize = 1024;
-
-fn sum(lanes: &mut Lanes, x: &mut [f32], y: &[f32]) {
-    let runs = SharedRows::new(x, RUN);
-    lanes.by_token(y.len() / RUN, |_| {
-        while let Some((run, x)) = runs.next() {
-            add_in_place(x, &y[run * RUN..][..x.len()]);
+    let rows = x.len() / hidden;
+    let stream = SharedRows::new(x, hidden);
+    lanes.by_token(rows, |lane| {
+        while let Some((row, x)) = stream.next() {
+            let y = &mut lane.row[..hidden];
+            parts.sum(row * hidden..(row + 1) * hidden, y);
+            finish.add(x, y);
         }
     });
 }
 
-/// Where groups of ranks attend to sequences of their own: every rank's rows of `y`, the first in
-/// it, come to all ranks, and to their places.
-pub(crate) fn gather(
+/// Starts to bring together what the ranks compute of rows of their own.
+pub(crate) fn start_gather(
     world: &mut impl Comm,
     batch: &Batch,
-    y: &mut [f32],
-    gathered: &mut [f32],
     hidden: usize,
-) -> Result<(), CommError> {
-    let gathered = &mut gathered[..y.len()];
-    world.all_gather(&y[..batch.tokens.len() * hidden], gathered)?;
-    for (from, &row) in gathered.chunks_exact(hidden).zip(&batch.by_group) {
-        y[row * hidden..][..hidden].copy_from_slice(from);
+    counts: &mut Vec<usize>,
+    write: impl FnOnce(&mut [f32]),
+) -> Result<Pending, CommError> {
+    counts.clear();
+    counts.extend(batch.group_rows.iter().map(|rows| rows * hidden));
+    world.start_all_gather(counts, write)
+}
+
+/// The stream takes what the ranks have computed of rows of their own: groups of ranks attend to
+/// different sequences.
+pub(crate) fn add_gathered(
+    lanes: &mut Lanes,
+    x: &mut [f32],
+    hidden: usize,
+    batch: &Batch,
+    parts: Chunks<'_>,
+    finish: Finish<'_>,
+) {
+    let mut places = batch.by_group.iter();
+    for (rank, &rows) in batch.group_rows.iter().enumerate() {
+        for (from, &row) in parts.of(rank).chunks_exact(hidden).zip(places.by_ref().take(rows)) {
+            let y = lanes.leader_row(hidden);
+            y.copy_from_slice(from);
+            finish.add(&mut x[row * hidden..][..hidden], y);
+        }
     }
-    Ok(())
 }

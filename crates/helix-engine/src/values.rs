@@ -77,7 +77,7 @@ impl ValueBuffers {
     pub(crate) fn raise_merged(
         &mut self,
         lanes: &mut Lanes,
-        merged: &Merged<'_>,
+        merged: &Merged<'_, '_>,
         w: &LayerWeights,
     ) -> u64 {
         let Outputs { batch, heads, .. } = merged.outputs;

@@ -274,18 +274,18 @@ fn join(lse: Lse, sink: f32) -> (f64, Lse) {
 /// # Panics
 /// When `o` is not `lse.len()` rows of `out.len()`.
 pub fn merge(out: &mut [f32], o: &[f32], lse: &[Lse], sink: Option<f32>) -> Lse {
-    assert_eq!(o.len(), out.len() * lse.len(), "merge: o of {} shards", lse.len());
-    merge_strided(out, o, out.len(), lse, sink)
+    let value_dim = out.len();
+    assert_eq!(o.len(), value_dim * lse.len(), "merge: o of {} shards", lse.len());
+    merge_parts(out, |shard| &o[shard * value_dim..], lse, sink)
 }
 
-/// [`merge`] of rows that lie `stride` elements apart: shard `s` is `o[s·stride..][..value_dim]`.
+/// [`merge`] of rows that lie anywhere: shard `s` is the start of `o(s)`.
 ///
 /// # Panics
-/// When `stride` is less than `out.len()`, or `o` ends before the last row.
-pub fn merge_strided(
+/// When one is shorter than `out`.
+pub fn merge_parts<'a>(
     out: &mut [f32],
-    o: &[f32],
-    stride: usize,
+    o: impl Fn(usize) -> &'a [f32],
     lse: &[Lse],
     sink: Option<f32>,
 ) -> Lse {
@@ -296,13 +296,12 @@ pub fn merge_strided(
         return sink;
     }
     let top = lse.iter().fold(sink.ln(), |top, lse| top.max(lse.ln()));
-    assert!(stride >= value_dim, "merge: rows of {value_dim} every {stride}");
     let weight = |lse: &Lse| (f64::from(lse.ln()) - f64::from(top)).exp();
     // Without a sink it adds an exact zero.
     let sum = lse.iter().map(weight).sum::<f64>() + weight(&sink);
     for (shard, lse) in lse.iter().enumerate().filter(|(_, lse)| !lse.is_empty()) {
         let w = (weight(lse) / sum) as f32;
-        for (out, o) in out.iter_mut().zip(&o[shard * stride..][..value_dim]) {
+        for (out, o) in out.iter_mut().zip(&o(shard)[..value_dim]) {
             *out += w * o;
         }
     }

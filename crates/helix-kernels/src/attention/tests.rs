@@ -398,7 +398,8 @@ fn merging_nothing_gives_nothing() {
     assert_eq!(merge(&mut out, &[], &[], None), Lse::EMPTY);
     // One shard passes unchanged, out of rows that lie apart.
     let lse = [Lse::EMPTY, Lse::from_ln(2.5)];
-    let merged = merge_strided(&mut out, &[9.0, 9.0, 9.0, 9.0, 1.0, -2.0, 3.0], 4, &lse, None);
+    let rows: [&[f32]; 2] = [&[9.0; 4], &[1.0, -2.0, 3.0, 9.0]];
+    let merged = merge_parts(&mut out, |shard| rows[shard], &lse, None);
     assert_eq!((merged, out), (lse[1], [1.0, -2.0, 3.0]));
     assert!(merge(&mut out, &[0.0; 3], &[Lse::from_ln(f32::NAN)], None).ln().is_nan());
 }

@@ -2,9 +2,29 @@
 
 use super::{Machine, MachineError};
 
+macro_rules! machines {
+    ($($name:literal),* $(,)?) => {
+        [$(($name, include_str!(concat!("../../machines/", $name, ".toml")))),*]
+    };
+}
+
 /// Names, and their files.
-const MACHINES: [(&str, &str); 1] =
-    [("gb200-nvl72", include_str!("../../machines/gb200-nvl72.toml"))];
+const MACHINES: [(&str, &str); 14] = machines![
+    "gb200-nvl72",
+    "gb300-nvl72",
+    "hgx-b200",
+    "hgx-h100",
+    "hgx-h200",
+    "mi300x",
+    "epyc-9654-100g",
+    "epyc-9654-400g",
+    "epyc-9755-100g",
+    "epyc-9755-400g",
+    "xeon-8480-100g",
+    "xeon-8480-400g",
+    "xeon-6980p-100g",
+    "xeon-6980p-400g",
+];
 
 /// The names of the machines that [`Machine::named`] knows.
 pub fn names() -> impl Iterator<Item = &'static str> {

@@ -15,6 +15,8 @@ const TIME: Range = Range { least: 0.0, most: 1e6, unit: "microseconds" };
 const ELEMENTS: Range = Range { least: 1e-3, most: 1e6, unit: "10^9 values per second" };
 const LOAD: Range = Range { least: 1.0, most: 1e6, unit: "(a count)" };
 const BYTES: Range = Range { least: 1.0, most: 1e12, unit: "bytes" };
+const MEGABYTES: Range = Range { least: 1e-3, most: 1e9, unit: "MB" };
+const MISSED: Range = Range { least: 0.0, most: 1.0, unit: "(a part of the bytes)" };
 const RANKS: Range = Range { least: 1.0, most: 65536.0, unit: "ranks" };
 const CORES: Range = Range { least: 1.0, most: 65536.0, unit: "cores" };
 
@@ -43,6 +45,10 @@ pub(super) fn check(profile: &Profile) -> Result<(), MachineError> {
     }
     if let Some(cores) = &profile.cores {
         check_cores(cores)?;
+    }
+    if let Some(cache) = &profile.cache {
+        let (size, missed) = (&cache.step_mb, &cache.missed);
+        check_curve("cache", ("step_mb", size, MEGABYTES), ("missed", missed, MISSED))?;
     }
     check_levels(&profile.level)?;
     check_measured(profile)
@@ -111,14 +117,17 @@ fn check_measured(profile: &Profile) -> Result<(), MachineError> {
     for (index, m) in profile.matvec.iter().enumerate() {
         let place = format!("matvec[{index}]");
         formats::arithmetic(&m.format).map_err(|e| wrong(&place, &e.to_string()))?;
-        once(&place, format!("{} on {} cores", m.format.to_lowercase(), m.cores))?;
+        once(&place, format!("{} in {:?} on {} cores", m.format.to_lowercase(), m.place, m.cores))?;
         CORES.check(&format!("{place}.cores"), m.cores as f64)?;
         check_curve(&place, ("tokens", &m.tokens, LOAD), ("gb_s", &m.gb_s, BANDWIDTH))?;
     }
     for (index, m) in profile.attention.iter().enumerate() {
         let place = format!("attention[{index}]");
         formats::arithmetic(&m.kv).map_err(|e| wrong(&place, &e.to_string()))?;
-        once(&place, format!("{:?} of {} on {} cores", m.row, m.kv.to_lowercase(), m.cores))?;
+        once(
+            &place,
+            format!("{:?} of {} in {:?} on {} cores", m.row, m.kv.to_lowercase(), m.place, m.cores),
+        )?;
         CORES.check(&format!("{place}.cores"), m.cores as f64)?;
         check_curve(&place, ("queries", &m.queries, LOAD), ("gb_s", &m.gb_s, BANDWIDTH))?;
     }

@@ -3,8 +3,10 @@
 /// Points `(at, value)`, ascending.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Curve {
-    points: Vec<(f64, f64)>,
+    points: Vec<Point>,
 }
+
+type Point = (f64, f64);
 
 impl Curve {
     /// Points that were checked: as many of both, and ascending.
@@ -35,7 +37,7 @@ impl Curve {
     }
 
     /// The points around `at`, or the one that it is beyond.
-    fn segment(&self, at: f64) -> Result<((f64, f64), (f64, f64)), (f64, f64)> {
+    fn segment(&self, at: f64) -> Result<(Point, Point), Point> {
         let after = self.points.partition_point(|(point, _)| *point <= at);
         match after {
             0 => Err(self.points[0]),
@@ -45,7 +47,7 @@ impl Curve {
     }
 }
 
-fn line(from: (f64, f64), to: (f64, f64), at: f64) -> f64 {
+fn line(from: Point, to: Point, at: f64) -> f64 {
     from.1 + (to.1 - from.1) * (at - from.0) / (to.0 - from.0)
 }
 

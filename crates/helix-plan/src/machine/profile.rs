@@ -28,6 +28,9 @@ pub struct Profile {
     /// Where several ranks share one memory and its cores: what a rank has depends on how many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<Cores>,
+    /// How much of what a step reads comes from memory; without it, all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
     /// Links, innermost first.
     pub level: Vec<Level>,
     /// Measured rates of products, instead of memory and arithmetic.
@@ -83,6 +86,26 @@ pub struct Cores {
     pub fork_us: Vec<f64>,
 }
 
+/// What a last-level cache does for steps that read the same bytes again and again.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    /// Megabytes that all ranks of a node read in a step, ascending.
+    pub step_mb: Vec<f64>,
+    /// The part of them that comes from memory, at each: from 0 to 1.
+    pub missed: Vec<f64>,
+}
+
+/// Where what was read lay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// In memory: it had not been read for long.
+    Memory,
+    /// In a cache.
+    Cache,
+}
+
 /// A level of links: LogGP's parameters (Alexandrov et al., 1995).
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -104,12 +127,14 @@ pub struct Level {
     pub reachable: Quantity,
 }
 
-/// Products with weights from memory, as they were measured.
+/// Products, as they were measured.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Matvec {
     /// Of the weights.
     pub format: String,
+    /// Where the weights lay.
+    pub place: Place,
     /// That took part.
     pub cores: usize,
     /// Numbers of tokens, ascending.
@@ -118,7 +143,7 @@ pub struct Matvec {
     pub gb_s: Vec<f64>,
 }
 
-/// Attention over keys and values from memory, as it was measured.
+/// Attention, as it was measured.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attention {
@@ -126,6 +151,8 @@ pub struct Attention {
     pub kv: String,
     /// Keys and values, or one latent that is both.
     pub row: RowKind,
+    /// Where keys and values lay.
+    pub place: Place,
     /// That took part.
     pub cores: usize,
     /// Numbers of query rows that share a KV head, ascending.

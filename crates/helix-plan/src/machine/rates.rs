@@ -2,7 +2,7 @@
 
 use super::curve::Curve;
 use super::formats;
-use super::profile::{Attention, Matvec, RowKind};
+use super::profile::{Attention, Cache, Matvec, Place, RowKind};
 use super::{Machine, MachineError};
 
 const GIGA: f64 = 1e9;
@@ -24,6 +24,7 @@ pub struct Sharing {
 pub struct RankRates<'m> {
     machine: &'m Machine,
     sharing: Sharing,
+    step_bytes: f64,
 }
 
 /// A rate, and what a report must say of it: that it was extrapolated, and from what.
@@ -44,7 +45,12 @@ enum Kind {
     /// Whichever takes longer.
     Roofline { bytes_per_s: f64, ops_per_s: f64 },
     /// Seconds per byte by the load: tokens, or query rows.
-    Measured(Curve),
+    Measured {
+        memory: Curve,
+        cache: Option<Curve>,
+        /// The part of the bytes that comes from memory.
+        missed: f64,
+    },
 }
 
 impl Rate {
@@ -53,7 +59,13 @@ impl Rate {
     pub fn seconds(&self, bytes: f64, ops: f64, load: f64) -> f64 {
         match &self.0 {
             Kind::Roofline { bytes_per_s, ops_per_s } => (bytes / bytes_per_s).max(ops / ops_per_s),
-            Kind::Measured(per_byte) => bytes * per_byte.growing(load),
+            Kind::Measured { memory, cache: None, .. } => bytes * memory.growing(load),
+            Kind::Measured { memory, cache: Some(cache), missed } => {
+                let cached = cache.growing(load);
+                // Where arithmetic is the limit it doesn't matter whence the bytes come.
+                let read = memory.within(load).max(cached);
+                bytes * (cached + (read - cached) * missed)
+            }
         }
     }
 }
@@ -65,11 +77,17 @@ impl Machine {
     /// When there are no ranks or no threads.
     pub fn rank(&self, sharing: Sharing) -> RankRates<'_> {
         assert!(sharing.ranks > 0 && sharing.threads > 0, "no rank or no thread: {sharing:?}");
-        RankRates { machine: self, sharing }
+        RankRates { machine: self, sharing, step_bytes: f64::INFINITY }
     }
 }
 
-impl RankRates<'_> {
+impl<'m> RankRates<'m> {
+    /// The same where all ranks of the node together read `step_bytes` in each step: those that a
+    /// cache holds from one step to the next need not come from memory.
+    pub fn reading(self, step_bytes: f64) -> RankRates<'m> {
+        RankRates { step_bytes, ..self }
+    }
+
     /// Bytes of memory of a rank.
     pub fn memory_bytes(&self) -> f64 {
         self.machine.profile.memory.capacity_gb.value * GIGA * self.part()
@@ -112,14 +130,9 @@ impl RankRates<'_> {
     /// # Errors
     /// The format is unknown, or the profile has no rate for it nor one to extrapolate from.
     pub fn weights(&self, format: &str) -> Result<Noted<Rate>, MachineError> {
-        let measured: Vec<&Matvec> = self.machine.profile.matvec.iter().collect();
         let same = |row: &&Matvec| row.format.eq_ignore_ascii_case(format);
-        let rows: Vec<(usize, Curve)> = measured
-            .into_iter()
-            .filter(same)
-            .map(|m| (m.cores, rates(&m.tokens, &m.gb_s)))
-            .collect();
-        self.rate("products", format, rows)
+        let rows = self.machine.profile.matvec.iter().filter(same);
+        self.rate("products", format, rows.map(|m| (m.place, m.cores, &m.tokens[..], &m.gb_s[..])))
     }
 
     /// The rate of attention over keys and values of type `kv`.
@@ -129,8 +142,7 @@ impl RankRates<'_> {
     pub fn attention(&self, kv: &str, row: RowKind) -> Result<Noted<Rate>, MachineError> {
         let same = |rate: &&Attention| rate.row == row && rate.kv.eq_ignore_ascii_case(kv);
         let rows = self.machine.profile.attention.iter().filter(same);
-        let rows = rows.map(|m| (m.cores, rates(&m.queries, &m.gb_s))).collect();
-        self.rate("attention", kv, rows)
+        self.rate("attention", kv, rows.map(|m| (m.place, m.cores, &m.queries[..], &m.gb_s[..])))
     }
 
     /// What must be said of `sharing` itself.
@@ -148,15 +160,18 @@ impl RankRates<'_> {
     }
 
     /// A rate from what was measured, or from the roofline.
-    fn rate(
+    fn rate<'a>(
         &self,
         what: &'static str,
         format: &str,
-        measured: Vec<(usize, Curve)>,
+        measured: impl Iterator<Item = Row<'a>> + Clone,
     ) -> Result<Noted<Rate>, MachineError> {
         let allowed = formats::arithmetic(format)?;
-        if !measured.is_empty() {
-            return Ok(Noted { rate: Rate(Kind::Measured(self.shared(&measured))), note: None });
+        let place = |place| self.shared(measured.clone().filter(move |row| row.0 == place));
+        if let Some(memory) = place(Place::Memory) {
+            let (cache, missed) = (place(Place::Cache), self.missed());
+            let rate = Rate(Kind::Measured { memory, cache, missed });
+            return Ok(Noted { rate, note: None });
         }
         let profile = &self.machine.profile;
         let found = allowed.iter().find_map(|name| Some((name, profile.arithmetic.get(*name)?)));
@@ -169,8 +184,8 @@ impl RankRates<'_> {
                 known: known.join(", "),
             });
         };
-        let ops_per_s =
-            peak.value * TERA * profile.overhead.reachable_arithmetic.value * self.part();
+        let reachable = profile.overhead.reachable_arithmetic.value;
+        let ops_per_s = peak.value * TERA * reachable * self.part();
         let rate = Rate(Kind::Roofline { bytes_per_s: self.read_bytes_per_s(), ops_per_s });
         Ok(Noted { rate, note: self.extrapolation(what, format, name, allowed[0]) })
     }
@@ -192,21 +207,29 @@ impl RankRates<'_> {
     }
 
     /// The curve of seconds per byte that a rank sees, of those of several numbers of cores.
-    fn shared(&self, measured: &[(usize, Curve)]) -> Curve {
-        let active = self.active_cores();
-        let loads = measured[0].1.loads();
+    fn shared<'a>(&self, rows: impl Iterator<Item = Row<'a>>) -> Option<Curve> {
+        let mut by_cores: Vec<(f64, Curve)> = rows
+            .map(|(_, cores, at, gb_s)| {
+                (cores as f64, Curve::new(at, gb_s.iter().map(|rate| 1.0 / (rate * GIGA))))
+            })
+            .collect();
+        by_cores.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let cores: Vec<f64> = by_cores.iter().map(|(cores, _)| *cores).collect();
+        let loads = by_cores.first()?.1.loads();
         let per_byte = |&load: &f64| {
-            let mut by_cores: Vec<(f64, f64)> = measured
-                .iter()
-                .map(|(cores, curve)| (*cores as f64, curve.growing(load)))
-                .collect();
-            by_cores.sort_by(|a, b| a.0.total_cmp(&b.0));
-            let at: Vec<f64> = by_cores.iter().map(|(cores, _)| *cores).collect();
             // Rates are what adds up over cores.
-            let rate = Curve::new(&at, by_cores.iter().map(|(_, s)| 1.0 / s)).within(active);
-            1.0 / (rate * self.part())
+            let rates = by_cores.iter().map(|(_, curve)| 1.0 / curve.growing(load));
+            1.0 / (Curve::new(&cores, rates).within(self.active_cores()) * self.part())
         };
-        Curve::new(&loads, loads.iter().map(per_byte).collect::<Vec<_>>())
+        Some(Curve::new(&loads, loads.iter().map(per_byte).collect::<Vec<_>>()))
+    }
+
+    /// The part of a step's bytes that comes from memory.
+    fn missed(&self) -> f64 {
+        let of = |cache: &Cache| {
+            Curve::new(&cache.step_mb, cache.missed.iter().copied()).within(self.step_bytes / 1e6)
+        };
+        self.machine.profile.cache.as_ref().map_or(1.0, of)
     }
 
     /// Cores that work at once on the node.
@@ -225,7 +248,5 @@ impl RankRates<'_> {
     }
 }
 
-/// Seconds per byte.
-fn rates(at: &[f64], gb_s: &[f64]) -> Curve {
-    Curve::new(at, gb_s.iter().map(|rate| 1.0 / (rate * GIGA)))
-}
+/// Where it was measured, on how many cores, at which loads, at what rates.
+type Row<'a> = (Place, usize, &'a [f64], &'a [f64]);

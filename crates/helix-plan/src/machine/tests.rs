@@ -43,17 +43,20 @@ threads = [1, 2]
 fork_us = [0, 1]
 [[matvec]]
 format = "Q4_0"
+place = "memory"
 cores = 1
 tokens = [1, 4]
 gb_s = [20, 10]
 [[matvec]]
 format = "Q4_0"
+place = "memory"
 cores = 2
 tokens = [1, 4]
 gb_s = [30, 20]
 [[attention]]
 kv = "f16"
 row = "key-value"
+place = "memory"
 cores = 1
 queries = [1, 3]
 gb_s = [20, 10]
@@ -166,7 +169,7 @@ fn numbers_that_no_machine_has_are_refused_by_name() {
             "gb_s = [30, 0]",
             "matvec[1].gb_s[1] is 0: it goes from 0.001 to 1000000 GB/s",
         ),
-        ("cores = 2\n", "cores = 1\n", "matvec[1]: q4_0 on 1 cores is there twice"),
+        ("cores = 2\n", "cores = 1\n", "matvec[1]: q4_0 in Memory on 1 cores is there twice"),
         ("count = 2", "count = 0", "cores.count is 0: it goes from 1 to 65536 cores"),
     ] {
         assert_eq!(refusal(from, to), message);
@@ -253,6 +256,35 @@ fn ranks_share_the_cores_of_a_node() {
     let f16 = machine.rank(Sharing { ranks: 1, threads: 1 });
     let f16 = f16.attention("F16", RowKind::KeyValue).unwrap();
     assert_eq!((f16.rate.seconds(1e9, 0.0, 2.0), f16.note), (0.075, None));
+}
+
+#[test]
+fn what_a_cache_holds_does_not_come_from_memory() {
+    let text = r#"
+[cache]
+step_mb = [100, 200]
+missed = [0, 1]
+[[matvec]]
+format = "q4_0"
+place = "cache"
+cores = 1
+tokens = [1, 4, 8]
+gb_s = [50, 20, 8]
+"#;
+    let machine = machine(&format!("{MEASURED}{text}"));
+    let rates = machine.rank(Sharing { ranks: 1, threads: 1 });
+    let close = |step_mb: f64, load, expected: f64| {
+        let rate = rates.reading(step_mb * 1e6).weights("q4_0").unwrap().rate;
+        let seconds = rate.seconds(1e9, 0.0, load);
+        assert!((seconds - expected).abs() < 1e-12, "{step_mb} MB, {load}: {seconds}");
+    };
+    close(50.0, 1.0, 1.0 / 50.0);
+    close(300.0, 1.0, 1.0 / 20.0);
+    close(150.0, 1.0, (1.0 / 50.0 + 1.0 / 20.0) / 2.0);
+    // Eight tokens are bound by arithmetic, wherever the weights are.
+    close(50.0, 8.0, 1.0 / 8.0);
+    close(300.0, 8.0, 1.0 / 8.0);
+    close(f64::INFINITY, 1.0, 1.0 / 20.0);
 }
 
 #[test]
