@@ -2,10 +2,12 @@
 
 mod engine;
 mod layout;
+pub mod plan;
 mod sampling;
 
 pub use engine::EngineArgs;
 pub use layout::LayoutArgs;
+pub use plan::PlanArgs;
 pub use sampling::SamplingArgs;
 
 use clap::builder::RangedU64ValueParser;
@@ -31,6 +33,7 @@ Examples:
   helix inspect model.gguf --kvp 4 --tpa 2            what each of 8 ranks would hold
   helix bench DIR --kvp 4 --tpf 2 --ep 2              experts on a grid of columns and groups
   helix verify model.gguf --ranks 4                   every layout against one rank
+  helix plan --model llama-3.1-405b --hardware gb200-nvl72 --context 1000000
 
 MODEL is a .gguf file (of a split one, the first part); a Hugging Face directory: config.json,
 safetensors, tokenizer.json; hf:ORG/NAME, which downloads one from the Hub into Hugging Face's usual
@@ -55,6 +58,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Compare every legal layout of up to N ranks with one rank: logits and greedy tokens.
     Verify(VerifyArgs),
+    /// Find the best layouts of a model on a machine that you need not have, and say why.
+    Plan(Box<PlanArgs>),
 }
 
 const RUN_ABOUT: &str = "\
