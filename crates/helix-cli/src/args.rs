@@ -4,15 +4,19 @@ mod engine;
 mod layout;
 pub mod plan;
 mod sampling;
+mod transport;
 
 pub use engine::EngineArgs;
 pub use layout::LayoutArgs;
 pub use plan::PlanArgs;
 pub use sampling::SamplingArgs;
+#[cfg(feature = "mpi")]
+pub use transport::CommThreadArg;
+pub use transport::{Transport, TransportArgs};
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Decodes large language models over long contexts, exactly, with the KV cache sharded over the
 /// sequence and the FFN over the same ranks.
@@ -60,6 +64,39 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Find the best layouts of a model on a machine that you need not have, and say why.
     Plan(Box<PlanArgs>),
+}
+
+impl Command {
+    /// What is common to all commands that run a model: the model, and how it is run.
+    pub fn engine(&self) -> Option<(&Path, &EngineArgs)> {
+        Some(match self {
+            Command::Run(args) => (&args.model, &args.engine),
+            Command::Logits(args) => (&args.model, &args.engine),
+            Command::Perplexity(args) => (&args.model, &args.engine),
+            Command::Bench(args) => (&args.model, &args.engine),
+            Command::Inspect(args) => (&args.model, &args.engine),
+            Command::Verify(args) => (&args.model, &args.engine),
+            Command::Plan(_) => return None,
+        })
+    }
+
+    fn layout(&self) -> Option<&LayoutArgs> {
+        match self {
+            Command::Run(args) => Some(&args.layout),
+            Command::Logits(args) => Some(&args.layout),
+            Command::Perplexity(args) => Some(&args.layout),
+            Command::Bench(args) => Some(&args.layout),
+            Command::Inspect(args) => Some(&args.layout),
+            Command::Verify(_) | Command::Plan(_) => None,
+        }
+    }
+
+    /// The flags that ranks that are processes must agree in: all but threads, of which hosts may
+    /// have as many as they have cores for.
+    pub fn terms(&self) -> String {
+        let engine = self.engine().map(|(_, engine)| engine.with_threads(None));
+        format!("{:?}, {engine:?}", self.layout())
+    }
 }
 
 const RUN_ABOUT: &str = "\

@@ -6,6 +6,7 @@ use crate::console::{Bar, Console, Unit};
 use crate::failure::{Failure, Outcome};
 use crate::figures::{self, Spread, rounded};
 use crate::output::Table;
+use crate::processes::Ranks;
 use crate::setup::Choices;
 use crate::{output, ranks, setup};
 use helix_engine::{Engine, EngineOptions, Line, RankCounters};
@@ -37,10 +38,10 @@ enum Kind {
 }
 
 /// Runs the command.
-pub fn run(args: BenchArgs) -> Outcome {
+pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let tests = tests(&args)?;
-    let model = setup::open(&args.model, &args.engine, &console)?;
+    let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let longest = tests.iter().map(|test| test.depth.saturating_add(test.tokens)).max();
     let longest = longest.unwrap_or(1);
     let trained = model.config.context;
@@ -51,7 +52,7 @@ pub fn run(args: BenchArgs) -> Outcome {
         ));
     }
     let depth = tests.iter().map(|test| test.depth).max().unwrap_or(0);
-    let layout = args.layout.resolve(&model, args.engine.kv_type(), depth, &console)?;
+    let layout = args.layout.resolve(ranks, &model, args.engine.kv_type(), depth, &console)?;
     let batch = tests.iter().map(|test| test.batch).max().unwrap_or(1);
     let options = EngineOptions {
         max_context: longest,
@@ -60,9 +61,9 @@ pub fn run(args: BenchArgs) -> Outcome {
         max_logits: batch,
         // Repetitions go back to where the first began, whatever windows have passed since.
         rewind: tests.iter().map(|test| test.tokens).max().unwrap_or(0),
-        ..setup::options(&args.engine, &layout, &console)?
+        ..setup::options(ranks, &args.engine, &layout, &console)?
     };
-    let engine = setup::start(&model, layout, options, &console)?;
+    let engine = setup::start(ranks, &model, layout, options, &console)?;
     let rounds = (tests.len() * (args.repetitions + 1)) as u64;
     let bar = console.bar("bench", rounds, Unit::Count("runs"));
     let mut bench = Bench::new(engine, &model, args.repetitions);
@@ -172,7 +173,7 @@ impl Bench {
             self.engine.reset_counters();
             let took = self.once(test)?.as_secs_f64();
             speeds.push((test.tokens * test.batch) as f64 / took);
-            sums += &self.engine.counters()[..];
+            sums += &self.engine.counters()?[..];
             sums.tokens += (test.tokens * test.batch) as u64;
             bar.add(1);
         }

@@ -12,7 +12,7 @@ use helix_plan::{Batches, Chosen, Fixed, Popularity, Query, Report, Row, Setting
 use inputs::{machine, model, threads};
 
 /// Runs the command.
-pub fn run(args: Box<PlanArgs>) -> Outcome {
+pub fn run(args: PlanArgs) -> Outcome {
     let console = Console::new(args.output.quiet);
     let model = model(&args, &console)?;
     let machine = machine(&args.hardware)?;
