@@ -15,116 +15,16 @@
 //! Sources: HELIX.md's sections 3 and 5, which are the paper's sections 2.1 to 2.3 and appendix A;
 //! for latents DeepSeek-V2, arXiv 2405.04434. An operation is a multiply or an add.
 
+mod choices;
+mod work;
+
+pub use choices::{Choices, FfnReduce, Formulas, LogitsGather, MlaUp};
+pub use work::{Collective, Message, Work};
+
 use crate::share::padded;
 use crate::{Line, Load, Model, Share, Sight};
 use helix_layout::{MlaShape, MoeShape, Strategy};
-
-/// What a line does on one rank, in one layer.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Work {
-    /// Bytes of weights that products pass over.
-    pub weight_bytes: f64,
-    /// Bytes of keys and values that attention passes over.
-    pub kv_bytes: f64,
-    /// Multiplies and adds.
-    pub ops: f64,
-    /// Tokens that each weight meets, or query rows that each key does.
-    pub meets: f64,
-    /// Values that norms, rotations, merges and sums go over.
-    pub elements: f64,
-    /// Operations that start and end.
-    pub launches: f64,
-}
-
-/// Which collective.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "the names are MPI's")]
-pub enum Collective {
-    AllToAll,
-    AllGather,
-    AllReduce,
-    Gather,
-    /// From one rank to another.
-    Send,
-}
-
-/// A collective of one line, in one layer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Message {
-    /// Which one.
-    pub collective: Collective,
-    /// Members of the group.
-    pub ranks: usize,
-    /// From one member's rank to the next one's.
-    pub stride: usize,
-    /// Calls.
-    pub calls: f64,
-    /// Bytes that this member hands over in each: an all-to-all's without its own part, an
-    /// all-gather's, all-reduce's or gather's own part once.
-    pub bytes: f64,
-    /// Bytes that come from others to the member that gets most.
-    pub received: f64,
-}
-
-/// Choices that change what lines cost, beside the layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choices {
-    /// When latents become values.
-    pub mla_up: MlaUp,
-    /// How the FFN's results come together.
-    pub ffn_reduce: FfnReduce,
-    /// How much of the output projection a rank reads.
-    pub formulas: Formulas,
-    /// How logits come together.
-    pub logits: LogitsGather,
-}
-
-/// When latent attention's up-projection W_UV is applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MlaUp {
-    /// To a shard's partial outputs: `value` numbers per head go over the link.
-    Before,
-    /// To the merged outputs of the heads that a rank keeps: fewer weights, wider messages.
-    After,
-}
-
-/// How the FFN's results come together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FfnReduce {
-    /// One all-reduce over all ranks.
-    World,
-    /// One in the expert group, one across groups.
-    Grid,
-}
-
-/// Which formulas.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Formulas {
-    /// The paper's appendix A: the output projection is cut by TPA alone.
-    PaperAppendix,
-    /// The paper's text, and what the engine does: it is cut over all ranks.
-    Corrected,
-}
-
-/// How logits come together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LogitsGather {
-    /// A message for each row, as the engine sends them.
-    EachRow,
-    /// All rows in one.
-    Together,
-}
-
-impl Default for Choices {
-    fn default() -> Choices {
-        Choices {
-            mla_up: MlaUp::After,
-            ffn_reduce: FfnReduce::World,
-            formulas: Formulas::Corrected,
-            logits: LogitsGather::Together,
-        }
-    }
-}
+use work::{both, scaled, times};
 
 /// What lines are told to.
 pub trait Visitor {
@@ -195,18 +95,16 @@ impl Costs<'_> {
         tell(Line::AllToAll, self.raise_before(own), self.exchange(own));
         tell(Line::Merge, self.merge(own), None);
         tell(Line::OutProjection, self.out(own), None);
-        let groups = share.ranks() / share.degrees.dp;
-        // Attention groups of several ranks first sum their own rows.
-        let message = match share.degrees.dp {
-            1 => self.reduce(share.ranks(), 1, load.tokens),
-            _ => self.reduce(groups, 1, own),
-        };
-        if let (Some(message), 2..) = (message, share.degrees.dp) {
-            tell(Line::OutAllReduce, Work::default(), Some(message));
-        }
-        let message = match share.degrees.dp {
-            1 => message,
-            dp => Some(self.gather_rows(dp, groups, own)),
+        let dp = share.degrees.dp;
+        let message = if dp == 1 {
+            self.reduce(share.ranks(), 1, load.tokens)
+        } else {
+            // Attention groups of several ranks first sum their own rows.
+            let group = share.ranks() / dp;
+            if let sum @ Some(_) = self.reduce(group, 1, own) {
+                tell(Line::OutAllReduce, Work::default(), sum);
+            }
+            Some(self.gather_rows(dp, group, own))
         };
         tell(Line::OutAllReduce, self.residual(load.tokens), message);
     }
@@ -465,34 +363,6 @@ impl Costs<'_> {
         let received = bytes * (ranks - 1) as f64;
         let collective = Collective::AllGather;
         Message { collective, ranks, stride, calls: 1.0, bytes, received }
-    }
-}
-
-/// One after the other.
-fn both(a: Work, b: Work) -> Work {
-    Work {
-        weight_bytes: a.weight_bytes + b.weight_bytes,
-        kv_bytes: a.kv_bytes + b.kv_bytes,
-        ops: a.ops + b.ops,
-        meets: a.meets.max(b.meets),
-        elements: a.elements + b.elements,
-        launches: a.launches + b.launches,
-    }
-}
-
-/// The same product of each of `heads` heads, in one launch.
-fn times(work: Work, heads: usize) -> Work {
-    Work { launches: work.launches.min(heads as f64), ..scaled(work, heads as f64) }
-}
-
-fn scaled(work: Work, times: f64) -> Work {
-    let Work { weight_bytes, kv_bytes, ops, elements, .. } = work;
-    Work {
-        weight_bytes: weight_bytes * times,
-        kv_bytes: kv_bytes * times,
-        ops: ops * times,
-        elements: elements * times,
-        ..work
     }
 }
 
