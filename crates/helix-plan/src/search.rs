@@ -111,7 +111,8 @@ impl Found {
     pub fn together(&self, strategies: &[Strategy]) -> Fronts {
         let plainest_first = [Strategy::Tp, Strategy::DpEp, Strategy::Medha, Strategy::Helix];
         let mut all = Fronts::default();
-        for strategy in plainest_first.into_iter().filter(|strategy| strategies.contains(strategy)) {
+        for strategy in plainest_first.into_iter().filter(|strategy| strategies.contains(strategy))
+        {
             all.merge(self.of(strategy));
         }
         all
