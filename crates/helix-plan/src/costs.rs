@@ -18,12 +18,12 @@
 mod choices;
 mod work;
 
-pub use choices::{Choices, FfnReduce, Formulas, LogitsGather, MlaUp};
+pub use choices::{Choices, FfnReduce, Formulas, LogitsGather, MlaUp, Tokens};
 pub use work::{Collective, Message, Work};
 
 use crate::share::padded;
 use crate::{Line, Load, Model, Share, Sight};
-use helix_layout::{MlaShape, MoeShape, Strategy};
+use helix_layout::{Degrees, MlaShape, ModelShape, MoeShape, Strategy};
 use work::{both, scaled, times};
 
 /// What lines are told to.
@@ -96,17 +96,37 @@ impl Costs<'_> {
         tell(Line::Merge, self.merge(own), None);
         tell(Line::OutProjection, self.out(own), None);
         let dp = share.degrees.dp;
-        let message = if dp == 1 {
-            self.reduce(share.ranks(), 1, load.tokens)
-        } else {
-            // Attention groups of several ranks first sum their own rows.
-            let group = share.ranks() / dp;
-            if let sum @ Some(_) = self.reduce(group, 1, own) {
-                tell(Line::OutAllReduce, Work::default(), sum);
-            }
-            Some(self.gather_rows(dp, group, own))
+        if dp == 1 {
+            let message = self.reduce(share.ranks(), 1, load.tokens);
+            return tell(Line::OutAllReduce, self.residual(load.tokens), message);
+        }
+        // Attention groups of several ranks first sum their own rows.
+        let group = share.ranks() / dp;
+        if let sum @ Some(_) = self.reduce(group, 1, own) {
+            tell(Line::OutAllReduce, Work::default(), sum);
+        }
+        tell(Line::OutAllReduce, self.residual(self.routed(load)), None);
+        // Where tokens are dispatched, only dense layers need all of them.
+        let shape = &model.shape;
+        let gathering = match self.dispatches() {
+            true => layers * shape.dense_layers() as f64 / shape.layers as f64,
+            false => layers,
         };
-        tell(Line::OutAllReduce, self.residual(load.tokens), message);
+        if gathering > 0.0 {
+            let rows = Some(self.gather_rows(dp, group, own));
+            visitor.line(Line::OutAllReduce, gathering, Work::default(), rows);
+        }
+    }
+
+    /// Whether tokens go to the ranks of their experts alone.
+    fn dispatches(&self) -> bool {
+        self.choices.tokens == Tokens::Dispatched
+            && can_dispatch(&self.model.shape, &self.share.degrees)
+    }
+
+    /// Tokens that this rank routes.
+    fn routed(&self, load: &Load) -> f64 {
+        if self.dispatches() { load.own_tokens } else { load.tokens }
     }
 
     /// The lines of the FFN, TPF x EP.
@@ -122,16 +142,31 @@ impl Costs<'_> {
             self.ffn_reduce(load.tokens, dense, visitor);
         }
         let Some(moe) = &shape.moe else { return };
-        let layers = moe.layers as f64;
+        let (layers, tokens) = (moe.layers as f64, self.routed(load));
         let mut tell = |line, work, message| visitor.line(line, layers, work, message);
-        tell(Line::FfnNorm, self.norm(load.tokens), None);
-        tell(Line::Router, self.router(moe, load.tokens), None);
-        let [shared_up, shared_down] =
-            self.gated(self.share.shared_cols, load.tokens, self.model.formats.shared);
+        tell(Line::FfnNorm, self.norm(tokens), None);
+        tell(Line::Router, self.router(moe, tokens), None);
+        let shared = if self.dispatches() { moe.shared_ffn } else { self.share.shared_cols };
+        let [shared_up, shared_down] = self.gated(shared, tokens, self.model.formats.shared);
         let [up, down] = self.experts(load);
         tell(Line::FfnUp, both(shared_up, up), None);
         tell(Line::FfnDown, both(shared_down, down), None);
-        self.ffn_reduce(load.tokens, layers, visitor);
+        match self.dispatches() {
+            true => {
+                tell(Line::FfnAllReduce, self.residual(tokens), Some(self.dispatch(moe, tokens)))
+            }
+            false => self.ffn_reduce(load.tokens, layers, visitor),
+        }
+    }
+
+    /// A token's row to each rank that has some of its experts, and as much back.
+    fn dispatch(&self, moe: &MoeShape, tokens: f64) -> Message {
+        let ranks = self.share.degrees.ep;
+        let copies = moe.top_k.min(ranks) as f64 * (ranks - 1) as f64 / ranks as f64;
+        let row = self.model.shape.hidden as f64 * self.model.formats.message;
+        let bytes = tokens * copies * row;
+        let collective = Collective::AllToAll;
+        Message { collective, ranks, stride: 1, calls: 2.0, bytes, received: bytes }
     }
 
     fn outside(&self, load: &Load, visitor: &mut impl Visitor) {
@@ -139,6 +174,10 @@ impl Costs<'_> {
             return;
         }
         let (shape, formats) = (&self.model.shape, &self.model.formats);
+        if self.dispatches() {
+            let rows = Some(self.gather_rows(self.share.degrees.dp, 1, load.own_tokens));
+            visitor.line(Line::OutAllReduce, 1.0, Work::default(), rows);
+        }
         let rows = self.share.vocab_rows;
         let head = self.product(rows, shape.hidden, load.wanted, formats.head);
         visitor.line(Line::Head, 1.0, both(self.norm(load.wanted), head), None);
@@ -364,6 +403,12 @@ impl Costs<'_> {
         let collective = Collective::AllGather;
         Message { collective, ranks, stride, calls: 1.0, bytes, received }
     }
+}
+
+/// Whether attention groups are single ranks with whole experts.
+pub(crate) fn can_dispatch(shape: &ModelShape, degrees: &Degrees) -> bool {
+    let &Degrees { kvp, tpa, dp, tpf, .. } = degrees;
+    shape.moe.is_some() && dp > 1 && kvp * tpa == 1 && tpf == 1
 }
 
 #[cfg(test)]

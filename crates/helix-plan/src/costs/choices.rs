@@ -7,6 +7,8 @@ pub struct Choices {
     pub mla_up: MlaUp,
     /// How the FFN's results come together.
     pub ffn_reduce: FfnReduce,
+    /// How tokens of attention groups come to experts.
+    pub tokens: Tokens,
     /// How much of the output projection a rank reads.
     pub formulas: Formulas,
     /// How logits come together.
@@ -29,6 +31,16 @@ pub enum FfnReduce {
     World,
     /// One in the expert group, one across groups.
     Grid,
+}
+
+/// How tokens of attention groups come to experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tokens {
+    /// Every rank gets every group's rows, and results are summed over all ranks: the engine.
+    Gathered,
+    /// Each goes to the ranks of its experts, and comes back: DeepSeek's all-to-alls. Shared
+    /// experts are whole on every rank. Where each group is one rank with whole experts.
+    Dispatched,
 }
 
 /// Which formulas.
@@ -54,6 +66,7 @@ impl Default for Choices {
         Choices {
             mla_up: MlaUp::After,
             ffn_reduce: FfnReduce::World,
+            tokens: Tokens::Gathered,
             formulas: Formulas::Corrected,
             logits: LogitsGather::Together,
         }
