@@ -95,11 +95,14 @@ impl Spec {
     /// A shape for benches by its name, one of [`Spec::NAMES`].
     pub fn named(name: &str) -> Option<Spec> {
         let spec = match name {
+            "llama-1b" => Spec::llama32_1b(Format::Q4_0),
+            "llama-1b-mqa" => Spec { kv_heads: 1, ..Spec::llama32_1b(Format::Q4_0) },
             "mqa-1b" => Spec { kv_heads: 1, layers: 8, ..Spec::llama32_1b(Format::Q4K) },
             "mqa-2b" => gemma_2b_attention(),
             "mqa-4" => {
                 Spec { hidden: 1024, q_heads: 4, ffn: 6912, layers: 12, ..gemma_2b_attention() }
             }
+            "8b" => llama31_8b(),
             "mla" => latent(),
             "moe" => qwen3_30b_experts(),
             "deepseek" => deepseek(),
@@ -108,8 +111,10 @@ impl Spec {
         Some(Spec { name: format!("synthetic {name}"), ..spec })
     }
 
-    /// What [`Spec::named`] knows, and what each is. All stay below 700 MB.
-    pub const NAMES: [(&str, &str); 6] = [
+    /// What [`Spec::named`] knows, and what each is. All stay below 800 MB.
+    pub const NAMES: [(&str, &str); 9] = [
+        ("llama-1b", "Llama-3.2-1B, whole: 32 query heads, 8 KV heads, 16 layers; Q4_0"),
+        ("llama-1b-mqa", "the same with 1 KV head for its 32 query heads; Q4_0"),
         ("mqa-1b", "Llama-3.2-1B with 1 KV head for its 32 query heads; 8 of its 16 layers; Q4_K"),
         (
             "mqa-2b",
@@ -119,6 +124,7 @@ impl Spec {
             "mqa-4",
             "Gemma-3-1B's heads (4 query heads, 1 KV head of 256), no windows; 12 layers; Q4_K",
         ),
+        ("8b", "Llama-3.1-8B (32 query heads, 8 KV heads of 128); 3 of its 32 layers; Q4_0"),
         ("mla", "DeepSeek-V2-Lite's attention (16 heads on latents of 512 + 64); 8 layers; Q8_0"),
         ("moe", "Qwen3-30B-A3B with 64 of its 128 experts, top 8; 3 layers; Q4_K"),
         ("deepseek", "latents as mla, 64 experts of 512, top 6, 2 shared; 1 + 4 layers; Q4_0"),
@@ -127,6 +133,18 @@ impl Spec {
 
 /// Tokens of shapes with few layers: the LM head would be most of what they read.
 const VOCAB: usize = 16_384;
+
+fn llama31_8b() -> Spec {
+    Spec {
+        layers: 3,
+        hidden: 4096,
+        head_dim: 128,
+        ffn: 14_336,
+        rope_dims: 128,
+        vocab: VOCAB,
+        ..Spec::llama32_1b(Format::Q4_0)
+    }
+}
 
 /// MQA as it is trained: few query heads for the one KV head, but long ones.
 fn gemma_2b_attention() -> Spec {
