@@ -2,12 +2,16 @@
 
 mod engine;
 mod layout;
+pub mod plan;
 mod sampling;
+mod timing;
 mod transport;
 
 pub use engine::EngineArgs;
 pub use layout::LayoutArgs;
+pub use plan::PlanArgs;
 pub use sampling::SamplingArgs;
+pub use timing::{LinkArgs, TraceArgs};
 #[cfg(feature = "mpi")]
 pub use transport::CommThreadArg;
 pub use transport::{Transport, TransportArgs};
@@ -35,6 +39,7 @@ Examples:
   helix inspect model.gguf --kvp 4 --tpa 2            what each of 8 ranks would hold
   helix bench DIR --kvp 4 --tpf 2 --ep 2              experts on a grid of columns and groups
   helix verify model.gguf --ranks 4                   every layout against one rank
+  helix plan --model llama-3.1-405b --hardware gb200-nvl72 --context 1000000
 
 MODEL is a .gguf file (of a split one, the first part); a Hugging Face directory: config.json,
 safetensors, tokenizer.json; hf:ORG/NAME, which downloads one from the Hub into Hugging Face's usual
@@ -59,19 +64,22 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Compare every legal layout of up to N ranks with one rank: logits and greedy tokens.
     Verify(VerifyArgs),
+    /// Find the best layouts of a model on a machine that you need not have, and say why.
+    Plan(Box<PlanArgs>),
 }
 
 impl Command {
-    /// What is common to all commands: the model, and how it is run.
-    pub fn engine(&self) -> (&Path, &EngineArgs) {
-        match self {
+    /// What is common to all commands that run a model: the model, and how it is run.
+    pub fn engine(&self) -> Option<(&Path, &EngineArgs)> {
+        Some(match self {
             Command::Run(args) => (&args.model, &args.engine),
             Command::Logits(args) => (&args.model, &args.engine),
             Command::Perplexity(args) => (&args.model, &args.engine),
             Command::Bench(args) => (&args.model, &args.engine),
             Command::Inspect(args) => (&args.model, &args.engine),
             Command::Verify(args) => (&args.model, &args.engine),
-        }
+            Command::Plan(_) => return None,
+        })
     }
 
     fn layout(&self) -> Option<&LayoutArgs> {
@@ -81,15 +89,15 @@ impl Command {
             Command::Perplexity(args) => Some(&args.layout),
             Command::Bench(args) => Some(&args.layout),
             Command::Inspect(args) => Some(&args.layout),
-            Command::Verify(_) => None,
+            Command::Verify(_) | Command::Plan(_) => None,
         }
     }
 
     /// The flags that ranks that are processes must agree in: all but threads, of which hosts may
     /// have as many as they have cores for.
     pub fn terms(&self) -> String {
-        let (_, engine) = self.engine();
-        format!("{:?}, {:?}", self.layout(), engine.with_threads(None))
+        let engine = self.engine().map(|(_, engine)| engine.with_threads(None));
+        format!("{:?}, {engine:?}", self.layout())
     }
 }
 
@@ -155,6 +163,8 @@ pub struct RunArgs {
     pub ignore_eos: bool,
     #[command(flatten)]
     pub sampling: SamplingArgs,
+    #[command(flatten)]
+    pub trace: TraceArgs,
     #[command(flatten)]
     pub layout: LayoutArgs,
     #[command(flatten)]
@@ -226,6 +236,8 @@ pub struct PerplexityArgs {
     is measured in turns with the repetitions, by as many threads, and GB/s of a test are given \
     as a share of it. The attention row is the partial attention of tg alone: KV bytes over the \
     time of that line.\n\n\
+    Of several ranks, exposed is the time of a step that a rank stood still for messages, hidden \
+    the time that messages were in flight while it did something else: means over ranks.\n\n\
     Example:\n  helix bench model.gguf -p 512 -n 64 -d 0,8192,32768 --kvp 2 --lines")]
 pub struct BenchArgs {
     /// A .gguf file, a Hugging Face directory, hf:ORG/NAME@REV, or the name of a fetched model
@@ -248,6 +260,10 @@ pub struct BenchArgs {
     /// Break the time of decoding down by line of the layer
     #[arg(long)]
     pub lines: bool,
+    #[command(flatten)]
+    pub trace: TraceArgs,
+    #[command(flatten)]
+    pub link: LinkArgs,
     #[command(flatten)]
     pub layout: LayoutArgs,
     #[command(flatten)]

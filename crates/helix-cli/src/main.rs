@@ -16,6 +16,8 @@ mod output;
 mod processes;
 mod ranks;
 mod setup;
+mod trace;
+mod whole_file;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -5,7 +5,7 @@ use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
 use crate::location;
 use crate::processes::Ranks;
-use helix_engine::{Engine, EngineOptions, FfnReduce, MlaUp};
+use helix_engine::{Engine, EngineOptions, FfnReduce, HopB, MlaUp};
 use helix_kernels::kv::{KvType, PageShape};
 use helix_layout::{Layout, LayoutSpec, Rank, ReadCost, Reads, Strategy};
 use helix_model::{Holdings, Model, rank_bytes};
@@ -67,13 +67,15 @@ fn check_choices(args: &EngineArgs, model: &Model) -> Outcome {
 }
 
 /// How a model is run, beside its layout: fields of every JSON document.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Choices {
     /// Format of matrices in memory, or `as-is`.
     weights: &'static str,
     /// Of models with latent attention: `before` or `after` the all-to-all.
     #[serde(skip_serializing_if = "Option::is_none")]
     mla_up: Option<&'static str>,
+    /// Pieces that HOP-B cuts a batch into at most, `off` or `auto`.
+    hopb: String,
     /// Of models with experts: `world` or `grid`.
     #[serde(skip_serializing_if = "Option::is_none")]
     ffn_reduce: Option<&'static str>,
@@ -84,6 +86,11 @@ impl Choices {
     pub fn new(args: &EngineArgs, model: &Model) -> Choices {
         Choices {
             weights: args.weights.name(),
+            hopb: match args.hopb {
+                HopB::Off => "off".into(),
+                HopB::Pieces(pieces) => pieces.to_string(),
+                HopB::Auto => "auto".into(),
+            },
             mla_up: model.config.mla.map(|_| match args.mla_up() {
                 MlaUp::Before => "before",
                 MlaUp::After | MlaUp::Auto => "after",
@@ -129,6 +136,7 @@ pub fn options(
         kv_type: args.kv_type(),
         mla_up: args.mla_up(),
         ffn_reduce: args.ffn_reduce(),
+        hopb: args.hopb,
         deadline: args.transport.deadline(),
         pin: args.pin,
         ..EngineOptions::default()

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::time::Instant;
 
 /// How many f32 values go to and come from each member, in member order.
 #[derive(Clone, Copy, Debug)]
@@ -223,6 +224,12 @@ pub trait Comm: Send {
         pending: Pending,
         read: impl FnOnce(Chunks<'_>) -> R,
     ) -> Result<R, CommError>;
+
+    /// When the last message of the collective that was finished last was there, if the link
+    /// tells: before that it was in flight, whoever waited.
+    fn landed(&self) -> Option<Instant> {
+        None
+    }
 
     /// Replaces `x` by the sum of all members' `x`.
     ///

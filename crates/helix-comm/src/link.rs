@@ -3,6 +3,7 @@
 #[cfg(feature = "mpi")]
 use crate::mpi::MpiComm;
 use crate::{Chunks, Comm, CommError, Counts, Pending, ThreadComm};
+use std::time::Instant;
 
 /// A [`Comm`] of either transport, so that what runs over it is one type.
 pub enum Link {
@@ -74,6 +75,10 @@ impl Comm for Link {
         read: impl FnOnce(Chunks<'_>) -> R,
     ) -> Result<R, CommError> {
         on!(self, comm => comm.finish(pending, read))
+    }
+
+    fn landed(&self) -> Option<Instant> {
+        on!(self, comm => comm.landed())
     }
 
     fn abort(&self) {

@@ -2,12 +2,13 @@
 #![allow(unsafe_code)]
 
 use crate::backoff::Backoff;
+use crate::delay::{Delay, wait_until};
 use crate::{Chunks, Collective, Comm, CommError, Counts, Pending};
 use std::cell::UnsafeCell;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Messages of a member that may wait to be read; see [`Comm::IN_FLIGHT`].
 const RING: usize = 4;
@@ -17,6 +18,8 @@ struct Message {
     /// Which values are for which member.
     chunks: Vec<Range<usize>>,
     values: Vec<f32>,
+    /// When it is there for which member.
+    there: Vec<Instant>,
 }
 
 /// What a member shows the others. On cache lines of its own: the counters are polled.
@@ -45,6 +48,7 @@ struct Group {
     /// 1 + the member that gave up; 0 while none has.
     failed: AtomicUsize,
     deadline: Duration,
+    delay: Option<Delay>,
 }
 
 /// One member's end of a group of ranks in this process.
@@ -57,6 +61,9 @@ pub struct ThreadComm {
     finished: u64,
     /// 1 + the number of the message that lies in each place of this member's ring; 0 for none.
     held: [u64; RING],
+    /// When all that this member has sent has left it.
+    idle: Instant,
+    landed: Instant,
 }
 
 impl ThreadComm {
@@ -68,11 +75,24 @@ impl ThreadComm {
     /// # Panics
     /// There are none.
     pub fn group(ranks: &[usize], max_values: usize, deadline: Duration) -> Vec<ThreadComm> {
+        Self::group_over(None, ranks, max_values, deadline)
+    }
+
+    /// As [`ThreadComm::group`], over links that are as slow as `delay` says.
+    ///
+    /// # Panics
+    /// As `group`.
+    pub fn group_over(
+        delay: Option<Delay>,
+        ranks: &[usize],
+        max_values: usize,
+        deadline: Duration,
+    ) -> Vec<ThreadComm> {
         assert!(!ranks.is_empty(), "a group has at least one member");
-        let size = ranks.len();
+        let (size, now) = (ranks.len(), Instant::now());
         let message = || {
             let values = vec![0.0; max_values];
-            UnsafeCell::new(Message { chunks: vec![0..0; size], values })
+            UnsafeCell::new(Message { chunks: vec![0..0; size], values, there: vec![now; size] })
         };
         let member = || Member {
             sent: AtomicU64::new(0),
@@ -82,10 +102,11 @@ impl ThreadComm {
         };
         let members = (0..size).map(|_| member()).collect();
         let (ranks, failed) = (ranks.to_vec(), AtomicUsize::new(0));
-        let group = Arc::new(Group { members, ranks, failed, deadline });
+        let group = Arc::new(Group { members, ranks, failed, deadline, delay });
         let end = |rank| {
             let group = Arc::clone(&group);
-            ThreadComm { group, rank, started: 0, finished: 0, held: [0; RING] }
+            let held = [0; RING];
+            ThreadComm { group, rank, started: 0, finished: 0, held, idle: now, landed: now }
         };
         (0..size).map(end).collect()
     }
@@ -144,6 +165,17 @@ impl ThreadComm {
         assert!(len <= room, "{collective} of {len} values, room for {room}");
         write(&mut message.values[..len]);
         cut(&mut message.chunks);
+        let now = Instant::now();
+        message.there.fill(now);
+        if let Some(delay) = self.group.delay {
+            let receives = |to: usize| to != self.rank && root.is_none_or(|root| root == to);
+            self.idle = self.idle.max(now);
+            let chunks = message.chunks.iter().zip(&mut message.there).enumerate();
+            for (_, (chunk, there)) in chunks.filter(|(to, _)| receives(*to)) {
+                self.idle = delay.left(self.idle, size_of_val(&message.values[chunk.clone()]));
+                *there = self.idle + delay.latency;
+            }
+        }
         own.sent.store(number + 1, Ordering::Release);
         self.started += 1;
         Ok(Pending { collective, number, root })
@@ -254,10 +286,19 @@ impl Comm for ThreadComm {
             let equal = (0..count).all(|from| self.chunk(from, number).len() == own);
             assert!(equal, "all-reduce: lengths differ between members");
         }
+        let there = (0..count).map(|from| self.message(from, number).there[self.rank]);
+        self.landed = there.max().unwrap_or_else(Instant::now);
+        if self.group.delay.is_some() {
+            wait_until(self.landed);
+        }
         let result = read(Chunks::new(count, &|from| self.chunk(from, number)));
         self.finished += 1;
         self.group.members[self.rank].done.store(self.finished, Ordering::Release);
         Ok(result)
+    }
+
+    fn landed(&self) -> Option<Instant> {
+        Some(self.landed)
     }
 
     fn abort(&self) {
@@ -371,6 +412,36 @@ mod tests {
                     let expected = (1..3).fold(value(0, round, k), |s, r| s + value(r, round, k));
                     assert_eq!(sum, [expected, 3.0 * k as f32]);
                 }
+            }
+        });
+    }
+
+    #[test]
+    fn a_slow_link_delays_those_who_wait_and_nobody_else() {
+        const LATENCY: Duration = Duration::from_millis(20);
+        // A message of 1000 values takes 10 ms to leave.
+        let delay = Delay { latency: LATENCY, bytes_per_s: 4e5 };
+        let ends = ThreadComm::group_over(Some(delay), &[0, 1], 4096, PATIENCE);
+        std::thread::scope(|scope| {
+            for mut comm in ends {
+                scope.spawn(move || {
+                    let start = Instant::now();
+                    let first = comm.start_all_reduce(1000, |m| m.fill(1.0)).unwrap();
+                    let second = comm.start_all_reduce(1000, |m| m.fill(2.0)).unwrap();
+                    assert!(start.elapsed() < LATENCY / 2, "starting takes no time");
+                    comm.finish(first, |_| ()).unwrap();
+                    let landed = comm.landed().unwrap();
+                    assert!(start.elapsed() >= LATENCY + Duration::from_millis(10));
+                    comm.finish(second, |_| ()).unwrap();
+                    let behind = comm.landed().unwrap() - landed;
+                    assert!(behind >= Duration::from_millis(9), "one behind the other: {behind:?}");
+                    // What has had the time is there at once.
+                    let pending = comm.start_all_reduce(1, |m| m.fill(1.0)).unwrap();
+                    std::thread::sleep(4 * LATENCY);
+                    let called = Instant::now();
+                    comm.finish(pending, |_| ()).unwrap();
+                    assert!(comm.landed().unwrap() < called);
+                });
             }
         });
     }

@@ -1,8 +1,9 @@
 //! What a step means on one rank: where its tokens lie, what they see, and how attention is cut.
 
 use crate::attention::{Heads, common};
-use crate::hopb;
+use crate::hopb::{self, Pieces};
 use crate::kv::KvCache;
+use crate::tuner::Kind;
 use helix_kernels::attention::{CHUNK_TOKENS, Sees};
 use helix_layout::{Layout, Rank};
 use helix_scheduler::{Step, Wanted};
@@ -15,7 +16,7 @@ const TILE_ROWS: usize = 64;
 const TILE_TOKENS: usize = 16;
 /// Query rows that attention takes through a page together, and what an item costs beside: in
 /// tokens seen.
-const PASS: (usize, usize) = (4, 64);
+const PASS: (usize, usize) = (8, 64);
 
 /// A token whose attention this rank takes part in.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +94,8 @@ pub(crate) struct Sight {
     /// Where the pieces end whose outputs are exchanged one after the other: of
     /// [`Batch::units`]. The same on all ranks of a KVP group, and never empty.
     piece_ends: Vec<usize>,
+    /// What attention costs for each unit: the same on all ranks of a KVP group.
+    costs: Vec<u64>,
     /// Sum over runs of the local tokens that they see.
     pub(crate) visible_tokens: u64,
 }
@@ -130,8 +133,8 @@ pub(crate) struct Cut<'a> {
     pub(crate) heads: &'a Heads,
     /// Values of the state of a query row.
     pub(crate) state: usize,
-    /// Pieces to exchange attention's outputs in, at most.
-    pub(crate) pieces: usize,
+    /// Pieces to exchange attention's outputs in.
+    pub(crate) pieces: Pieces<'a>,
 }
 
 /// Query tokens of an item whose KV head serves `group` query heads.
@@ -147,6 +150,7 @@ impl Sight {
             items: Vec::with_capacity(items),
             state_ends: Vec::with_capacity(items),
             piece_ends: Vec::with_capacity(hopb::MAX_PIECES),
+            costs: Vec::with_capacity(items),
             visible_tokens: 0,
         }
     }
@@ -166,6 +170,11 @@ impl Sight {
     /// How many pieces there are.
     pub(crate) fn pieces(&self) -> usize {
         self.piece_ends.len()
+    }
+
+    /// What attention costs in all.
+    pub(crate) fn cost(&self) -> u64 {
+        self.costs.iter().sum()
     }
 
     /// The units of a piece.
@@ -271,15 +280,27 @@ impl Batch {
             bring_together(by_group, group_rows, step, layout);
         }
         self.divide(cut.heads);
-        let Batch { units, tokens, sights, .. } = self;
-        for Sight { window, items, piece_ends, .. } in sights {
-            let cost = |unit: usize| {
-                let own = items_of(units, &(unit..unit + 1));
-                let group = cut.heads.groups[units[unit].head].len();
-                items[own].iter().map(|item| item.cost(*window, tokens, group)).sum()
+        let kind = self.kind();
+        let values = cut.heads.exchanged(self.tokens.len());
+        for Sight { window, items, piece_ends, costs, .. } in &mut self.sights {
+            costs.clear();
+            costs.extend(self.units.iter().enumerate().map(|(index, unit)| {
+                let own = items_of(&self.units, &(index..index + 1));
+                let group = cut.heads.groups[unit.head].len();
+                items[own].iter().map(|item| item.cost(*window, &self.tokens, group)).sum::<u64>()
+            }));
+            let pieces = match cut.pieces {
+                Pieces::Fixed(pieces) => pieces,
+                Pieces::Tuned(tuner) => tuner.pieces(kind, costs, values, piece_ends),
             };
-            hopb::cut(piece_ends, units.len(), cut.pieces, cost);
+            hopb::cut(piece_ends, costs, pieces);
         }
+    }
+
+    /// What the step is, where all runs are of a kind; else a prompt.
+    pub(crate) fn kind(&self) -> Kind {
+        let single = self.tokens.iter().all(|token| token.run.1 - token.run.0 == 1);
+        if single { Kind::Decode } else { Kind::Prompt }
     }
 
     /// The units, and the rows that each member of the KVP group keeps of them.

@@ -1,9 +1,10 @@
 //! The groups that a rank speaks in.
 
-use crate::options::FfnReduce;
-use helix_comm::{Chunks, Comm, CommError, Counted, GROUPS, Link, Pending, ThreadComm, World};
+use crate::options::{EngineOptions, FfnReduce};
+use helix_comm::{
+    Chunks, Comm, CommError, Counted, Flight, GROUPS, Link, Overlap, Pending, ThreadComm, World,
+};
 use helix_layout::{Layout, Rank};
-use std::time::Duration;
 
 /// A rank's ends of its groups.
 pub(crate) struct Comms {
@@ -64,17 +65,17 @@ impl Comms {
     /// Every rank's, in order, of ranks that are threads of this process.
     pub(crate) fn of_all(
         layout: &Layout,
-        reduce: FfnReduce,
         messages: &Messages,
-        deadline: Duration,
+        options: &EngineOptions,
     ) -> Vec<Comms> {
-        let grid = is_grid(layout, reduce);
+        let grid = is_grid(layout, options.ffn_reduce);
         let mut ends = Group::ALL.map(|group| {
             let made = grid || matches!(group, Group::World | Group::Kvp);
-            let ends = made.then(|| ends(layout, group, group.room(messages), deadline));
+            let ends = made.then(|| ends(layout, group, group.room(messages), options));
             ends.into_iter().flatten()
         });
-        let of_rank = |_| Self::new(grid, messages, |group| ends[group as usize].next());
+        let mut end = |group: Group| ends[group as usize].next();
+        let of_rank = |_| Self::new(grid, messages, options.trace, &mut end);
         layout.all_ranks().map(of_rank).collect()
     }
 
@@ -83,18 +84,23 @@ impl Comms {
         world: &dyn World,
         layout: &Layout,
         rank: Rank,
-        reduce: FfnReduce,
         messages: &Messages,
-        deadline: Duration,
+        options: &EngineOptions,
     ) -> Comms {
-        Self::new(is_grid(layout, reduce), messages, |group| {
+        let grid = is_grid(layout, options.ffn_reduce);
+        Self::new(grid, messages, options.trace, &mut |group| {
             let members = group.members(layout, rank);
-            Some(world.group(group as usize, members, group.room(messages), deadline))
+            Some(world.group(group as usize, members, group.room(messages), options.deadline))
         })
     }
 
-    fn new(grid: bool, messages: &Messages, mut end: impl FnMut(Group) -> Option<Link>) -> Comms {
-        let mut counted = |group| Counted::new(end(group).expect("an end for each rank"));
+    fn new(
+        grid: bool,
+        messages: &Messages,
+        flights: usize,
+        end: &mut impl FnMut(Group) -> Option<Link>,
+    ) -> Comms {
+        let mut counted = |group| Counted::new(end(group).expect("an end for each rank"), flights);
         Comms {
             world: counted(Group::World),
             kvp: counted(Group::Kvp),
@@ -131,6 +137,24 @@ impl Comms {
         }
     }
 
+    fn all(&self) -> impl Iterator<Item = &Counted<Link>> {
+        [&self.world, &self.kvp].into_iter().chain(self.experts.iter().flatten())
+    }
+
+    /// Where the time of all groups' collectives went.
+    pub(crate) fn overlap(&self) -> Overlap {
+        let mut sum = Overlap::default();
+        self.all().for_each(|comm| sum += comm.overlap());
+        sum
+    }
+
+    /// The last collectives of all groups, in the order in which they started.
+    pub(crate) fn flights(&self) -> Vec<Flight> {
+        let mut flights: Vec<_> = self.all().flat_map(Counted::flights).copied().collect();
+        flights.sort_by_key(|flight| flight.started);
+        flights
+    }
+
     /// Tells the others that this rank will not come.
     pub(crate) fn abort(&self) {
         self.world.abort();
@@ -154,13 +178,15 @@ fn is_grid(layout: &Layout, reduce: FfnReduce) -> bool {
 }
 
 /// Threads' ends of all groups of a kind, in the order of ranks.
-fn ends(layout: &Layout, group: Group, values: usize, deadline: Duration) -> Vec<Link> {
+fn ends(layout: &Layout, group: Group, values: usize, options: &EngineOptions) -> Vec<Link> {
+    let &EngineOptions { delay, deadline, .. } = options;
     let mut groups: Vec<_> = layout.all_ranks().map(|rank| group.members(layout, rank)).collect();
     groups.sort();
     groups.dedup();
     let mut all: Vec<_> = (0..layout.ranks()).map(|_| None).collect();
     for members in groups {
-        for (rank, end) in members.iter().zip(ThreadComm::group(&members, values, deadline)) {
+        let ends = ThreadComm::group_over(delay, &members, values, deadline);
+        for (rank, end) in members.iter().zip(ends) {
             all[*rank] = Some(end.into());
         }
     }

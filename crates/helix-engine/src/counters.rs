@@ -1,6 +1,7 @@
 //! What a rank read, sent and spent.
 
-use helix_comm::Traffic;
+use crate::trace::Span;
+use helix_comm::{Overlap, Ring, Traffic};
 use std::time::{Duration, Instant};
 
 /// The lines of a step, as `layer.rs` and `rank.rs` run them.
@@ -91,6 +92,8 @@ pub struct RankCounters {
     pub kvp: Traffic,
     /// Collectives of the FFN in two stages: in the expert group, and across groups.
     pub experts: [Traffic; 2],
+    /// What all of these waited for, and what they did not.
+    pub overlap: Overlap,
     /// Time per line of the step, indexed as [`Line::ALL`].
     pub time: [Duration; Line::ALL.len()],
 }
@@ -98,17 +101,41 @@ pub struct RankCounters {
 /// Splits a rank's time into lines.
 pub(crate) struct Clock {
     last: Instant,
+    layer: Option<usize>,
+    step: u64,
+    spans: Ring<Span>,
 }
 
 impl Clock {
-    pub(crate) fn start() -> Self {
-        Self { last: Instant::now() }
+    /// Keeps the last `spans` lines for a trace.
+    pub(crate) fn new(spans: usize) -> Self {
+        Self { last: Instant::now(), layer: None, step: 0, spans: Ring::new(spans) }
+    }
+
+    /// A step begins.
+    pub(crate) fn step(&mut self) {
+        self.step += 1;
+        self.layer = None;
+        self.last = Instant::now();
+    }
+
+    /// The next lines are of a layer, or of none.
+    pub(crate) fn enter(&mut self, layer: Option<usize>) {
+        self.layer = layer;
     }
 
     /// All time since the last call belongs to `line`.
     pub(crate) fn lap(&mut self, counters: &mut RankCounters, line: Line) {
-        let now = Instant::now();
-        counters.time[line as usize] += now - self.last;
-        self.last = now;
+        let (start, end) = (self.last, Instant::now());
+        counters.time[line as usize] += end - start;
+        self.last = end;
+        if self.spans.is_on() {
+            self.spans.push(Span { line, layer: self.layer, step: self.step, start, end });
+        }
+    }
+
+    /// The last lines.
+    pub(crate) fn spans(&self) -> Vec<Span> {
+        self.spans.iter().copied().collect()
     }
 }

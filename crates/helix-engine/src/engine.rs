@@ -8,7 +8,7 @@ use crate::hopb::MAX_PIECES;
 use crate::local::LocalRanks;
 use crate::protocol::Command;
 use crate::rank::{kv_sizes, largest_messages};
-use crate::{EngineError, EngineOptions, HopB};
+use crate::{EngineError, EngineOptions, HopB, RankTrace};
 use helix_comm::{World, allowed_processors};
 use helix_layout::{Layout, Rank as RankId};
 use helix_model::Model;
@@ -59,7 +59,7 @@ impl Engine {
         check_memory(&model, &layout, &all, &options)?;
         check_embedding(&model)?;
         let messages = largest_messages(&model, &layout, &options);
-        let comms = Comms::of_all(&layout, options.ffn_reduce, &messages, options.deadline);
+        let comms = Comms::of_all(&layout, &messages, &options);
         let ranks = layout.all_ranks().zip(comms);
         let read = Cell::new(0);
         let progress = |bytes| {
@@ -312,6 +312,11 @@ impl Engine {
         Ok(counters)
     }
 
+    /// The last of what the ranks of this process did, as [`EngineOptions::trace`] says.
+    pub fn trace(&self) -> Vec<RankTrace> {
+        self.ranks.trace().collect()
+    }
+
     /// Counts from zero again.
     pub fn reset_counters(&mut self) {
         self.tell(&Command::ResetCounters);
@@ -321,7 +326,7 @@ impl Engine {
 
 fn validate(options: &EngineOptions) -> Result<(), EngineError> {
     let pieces = match options.hopb {
-        HopB::Off => 1,
+        HopB::Off | HopB::Auto => 1,
         HopB::Pieces(pieces) => pieces,
     };
     let checks = [

@@ -31,6 +31,12 @@ impl Heads {
         self.sent() + 1
     }
 
+    /// Values that leave a member for others with the outputs of so many tokens, on average.
+    pub(crate) fn exchanged(&self, tokens: usize) -> usize {
+        let members = self.kept.len();
+        tokens * self.q * self.message() * (members - 1) / members
+    }
+
     /// Whether shards send values that they have raised themselves.
     fn raise_before(&self) -> bool {
         self.kept.len() > 1 && self.values.is_some_and(|values| values.before)

@@ -225,8 +225,7 @@ pub(crate) fn load(
     check_memory(model, layout, &[rank], options)?;
     check_embedding(model)?;
     let messages = largest_messages(model, layout, options);
-    let (reduce, deadline) = (options.ffn_reduce, options.deadline);
-    let comms = Comms::of_process(&**world, layout, rank, reduce, &messages, deadline);
+    let comms = Comms::of_process(&**world, layout, rank, &messages, options);
     let one = std::iter::once((rank, comms));
     let mut ranks = LocalRanks::load(model, layout, one, options, progress)?;
     if options.pin {

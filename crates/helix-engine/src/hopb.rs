@@ -5,20 +5,28 @@
 //! so that few requests, or one, can be cut as well. A row's sums don't depend on the rows beside
 //! it, and a merge adds in shard order, so pieces change no bits.
 
+use crate::tuner::Tuner;
 use helix_comm::Comm;
 
 /// The most pieces that a batch's attention is cut into.
-pub(crate) const MAX_PIECES: usize = 64;
+pub const MAX_PIECES: usize = 64;
 
-/// Cuts `units` into at most `pieces` runs that cost about the same, and gives their ends. One run
-/// at least, which is empty if there are no units.
-pub(crate) fn cut(ends: &mut Vec<usize>, units: usize, pieces: usize, cost: impl Fn(usize) -> u64) {
+/// Who says how many pieces there are.
+#[derive(Clone, Copy)]
+pub(crate) enum Pieces<'a> {
+    /// So many at most.
+    Fixed(usize),
+    Tuned(&'a Tuner),
+}
+
+/// Cuts units of such costs into at most `pieces` runs that cost about the same, and gives their
+/// ends. One run at least, which is empty if there are no units.
+pub(crate) fn cut(ends: &mut Vec<usize>, costs: &[u64], pieces: usize) {
     ends.clear();
-    let total: u64 = (0..units).map(&cost).sum();
+    let total: u64 = costs.iter().sum();
     let (mut before, mut last) = (0, 0);
-    for unit in 0..units {
+    for (unit, cost) in costs.iter().enumerate() {
         // The piece in whose share of the costs the unit's middle lies.
-        let cost = cost(unit);
         let middle = u128::from(2 * before + cost) * pieces as u128;
         let piece = (middle / u128::from(2 * total).max(1)).min(pieces as u128 - 1);
         if unit > 0 && piece > last {
@@ -27,7 +35,7 @@ pub(crate) fn cut(ends: &mut Vec<usize>, units: usize, pieces: usize, cost: impl
         last = piece;
         before += cost;
     }
-    ends.push(units);
+    ends.push(costs.len());
 }
 
 /// What a rank does next with a piece.
@@ -58,7 +66,7 @@ mod tests {
 
     fn ends(costs: &[u64], pieces: usize) -> Vec<usize> {
         let mut ends = vec![7];
-        cut(&mut ends, costs.len(), pieces, |unit| costs[unit]);
+        cut(&mut ends, costs, pieces);
         ends
     }
 
@@ -89,7 +97,7 @@ mod tests {
 
     #[test]
     fn as_many_are_in_flight_as_may_be() {
-        let comm = ThreadComm::group(1, 1, Duration::from_secs(1)).remove(0);
+        let comm = ThreadComm::group(&[0], 1, Duration::from_secs(1)).remove(0);
         for pieces in 1..10 {
             let (mut sent, mut merged, mut most) = (0, 0, 0);
             for turn in turns(&comm, pieces) {

@@ -30,10 +30,14 @@ mod qkv;
 mod rank;
 mod residual;
 pub mod sampler;
+mod trace;
+mod tuner;
 mod values;
 
 pub use counters::{Line, RankCounters};
 pub use engine::Engine;
 pub use error::EngineError;
 pub use follow::{dismiss, follow};
+pub use hopb::MAX_PIECES;
 pub use options::{EngineOptions, FfnReduce, HopB, MlaUp};
+pub use trace::{RankTrace, Span};

@@ -3,7 +3,7 @@
 use crate::comms::Comms;
 use crate::counters::RankCounters;
 use crate::rank::Rank;
-use crate::{EngineError, EngineOptions};
+use crate::{EngineError, EngineOptions, RankTrace};
 use helix_comm::{CommError, Team};
 use helix_layout::{Layout, Rank as RankId};
 use helix_model::{Model, RankWeights, SharedShards};
@@ -116,6 +116,10 @@ impl LocalRanks {
 
     pub(crate) fn counters(&self) -> impl Iterator<Item = RankCounters> {
         self.ranks.iter().map(|rank| lock(rank).counters())
+    }
+
+    pub(crate) fn trace(&self) -> impl Iterator<Item = RankTrace> {
+        self.ranks.iter().map(|rank| lock(rank).trace())
     }
 
     pub(crate) fn reset_counters(&mut self) {

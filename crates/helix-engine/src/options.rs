@@ -1,11 +1,12 @@
 //! What an engine is sized for.
 
+use helix_comm::Delay;
 use helix_kernels::Precision;
 use helix_kernels::kv::KvType;
 use std::time::Duration;
 
 /// Everything that the engine allocates follows from these; after start-up it allocates nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EngineOptions {
     /// Threads in each rank's team.
     pub threads_per_rank: usize,
@@ -30,6 +31,11 @@ pub struct EngineOptions {
     pub ffn_reduce: FfnReduce,
     /// Whether attention's outputs are exchanged piece by piece.
     pub hopb: HopB,
+    /// Links between ranks of one process that are slower than its memory.
+    pub delay: Option<Delay>,
+    /// How much of the latest past is kept for [`Engine::trace`](crate::Engine::trace): so many
+    /// lines of each rank, and as many collectives of each of its groups.
+    pub trace: usize,
     /// How long a rank waits for another before it gives up.
     pub deadline: Duration,
     /// Whether each thread is bound to a processor.
@@ -70,6 +76,9 @@ pub enum HopB {
     Off,
     /// So many pieces, from 1 to 64, or as many as there are runs and KV heads to cut between.
     Pieces(usize),
+    /// As many as a model of the step says is fastest, by what links and attention were measured to
+    /// take in this run: all ranks decide alike.
+    Auto,
 }
 
 impl Default for EngineOptions {
@@ -86,6 +95,8 @@ impl Default for EngineOptions {
             mla_up: MlaUp::Auto,
             ffn_reduce: FfnReduce::World,
             hopb: HopB::Off,
+            delay: None,
+            trace: 0,
             deadline: Duration::from_secs(120),
             pin: false,
         }

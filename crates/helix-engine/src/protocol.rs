@@ -2,7 +2,7 @@
 
 use crate::counters::Line;
 use crate::{EngineOptions, FfnReduce, HopB, MlaUp, RankCounters};
-use helix_comm::Traffic;
+use helix_comm::{Overlap, Traffic};
 use helix_kernels::Precision;
 use helix_kernels::kv::KvType;
 use helix_scheduler::{Run, Step, Wanted};
@@ -180,7 +180,7 @@ impl<'a> Loaded<'a> {
 }
 
 /// Every field: one that is added is missed here.
-fn options_to_words(options: &EngineOptions) -> [u64; 13] {
+fn options_to_words(options: &EngineOptions) -> [u64; 14] {
     let &EngineOptions {
         threads_per_rank,
         precision,
@@ -193,6 +193,9 @@ fn options_to_words(options: &EngineOptions) -> [u64; 13] {
         mla_up,
         ffn_reduce,
         hopb,
+        // Of processes the links are what they are.
+        delay: _,
+        trace,
         deadline,
         pin,
     } = options;
@@ -204,6 +207,7 @@ fn options_to_words(options: &EngineOptions) -> [u64; 13] {
     let hopb = match hopb {
         HopB::Off => 0,
         HopB::Pieces(pieces) => pieces as u64,
+        HopB::Auto => u64::MAX,
     };
     let deadline = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
     [
@@ -218,12 +222,13 @@ fn options_to_words(options: &EngineOptions) -> [u64; 13] {
         mla_up,
         ffn_reduce,
         hopb,
+        trace as u64,
         deadline,
         u64::from(pin),
     ]
 }
 
-fn options_from_words(words: [u64; 13]) -> Option<EngineOptions> {
+fn options_from_words(words: [u64; 14]) -> Option<EngineOptions> {
     let [
         threads,
         context,
@@ -236,6 +241,7 @@ fn options_from_words(words: [u64; 13]) -> Option<EngineOptions> {
         mla_up,
         ffn_reduce,
         hopb,
+        trace,
         deadline,
         pin,
     ] = words;
@@ -251,10 +257,13 @@ fn options_from_words(words: [u64; 13]) -> Option<EngineOptions> {
         rewind: size(rewind)?,
         mla_up: *MLA_UP.get(size(mla_up)?)?,
         ffn_reduce: *FFN_REDUCE.get(size(ffn_reduce)?)?,
-        hopb: match size(hopb)? {
+        hopb: match hopb {
             0 => HopB::Off,
-            pieces => HopB::Pieces(pieces),
+            u64::MAX => HopB::Auto,
+            pieces => HopB::Pieces(size(pieces)?),
         },
+        delay: None,
+        trace: size(trace)?,
         deadline: Duration::from_millis(deadline),
         pin: pin == 1,
     })
@@ -278,6 +287,7 @@ impl RankCounters {
             world,
             kvp,
             experts: [group, peers],
+            overlap: Overlap { exposed, hidden },
             time,
         } = self;
         message.clear();
@@ -286,7 +296,10 @@ impl RankCounters {
             put(message, calls);
             put(message, bytes);
         }
-        put(message, time.map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)));
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        put(message, exposed.map(nanos));
+        put(message, hidden.map(nanos));
+        put(message, time.map(nanos));
     }
 
     pub(crate) fn read(message: &[u8]) -> Option<RankCounters> {
@@ -294,6 +307,8 @@ impl RankCounters {
         let [steps, weight_bytes, kv_bytes_read, kv_bytes_held] = take(&mut rest)?;
         let mut traffic = || Some(Traffic { calls: take(&mut rest)?, bytes: take(&mut rest)? });
         let (world, kvp, experts) = (traffic()?, traffic()?, [traffic()?, traffic()?]);
+        let mut times = || Some(take::<4>(&mut rest)?.map(Duration::from_nanos));
+        let overlap = Overlap { exposed: times()?, hidden: times()? };
         let time = take::<{ Line::ALL.len() }>(&mut rest)?.map(Duration::from_nanos);
         let counters = RankCounters {
             steps,
@@ -303,6 +318,7 @@ impl RankCounters {
             world,
             kvp,
             experts,
+            overlap,
             time,
         };
         rest.is_empty().then_some(counters)
@@ -339,13 +355,19 @@ mod tests {
             rewind: 8,
             mla_up: MlaUp::After,
             ffn_reduce: FfnReduce::Grid,
-            hopb: HopB::Pieces(3),
+            hopb: HopB::Pieces(9),
+            delay: None,
+            trace: 10,
             deadline: Duration::from_millis(1234),
             pin: true,
         };
         let commands = [
             Command::Start { layout: "helix kvp=2", options },
             Command::Start { layout: "", options: EngineOptions::default() },
+            Command::Start {
+                layout: "tp",
+                options: EngineOptions { hopb: HopB::Auto, ..EngineOptions::default() },
+            },
             Command::Truncate { slot: 3, len: 1 << 40 },
             Command::FillWithNoise { slot: 1, from: 2, len: 3 },
             Command::ResetCounters,
@@ -389,6 +411,7 @@ mod tests {
         let mut counters = RankCounters { steps: 1, weight_bytes: 2, ..RankCounters::default() };
         counters.kv_bytes_held = u64::MAX;
         counters.experts[1].bytes[3] = 77;
+        counters.overlap.hidden[2] = Duration::from_nanos(5);
         counters.time[4] = Duration::from_nanos(123_456_789);
         let mut message = Vec::new();
         counters.write(&mut message);

@@ -6,14 +6,16 @@ use crate::comms::{Comms, Messages};
 use crate::counters::{Clock, Line, RankCounters};
 use crate::exchange::ExchangeBuffers;
 use crate::ffn::{FfnBuffers, FfnPlan};
+use crate::hopb::Pieces;
 use crate::kv::{KvCache, KvSizes};
 use crate::lanes::{Lane, Lanes};
 use crate::layer;
 use crate::options::{HopB, MlaUp};
 use crate::projection::{max_cuts, project};
 use crate::qkv::{QkvBuffers, QkvPlan, Turns};
+use crate::tuner::Tuner;
 use crate::values::{ValueBuffers, ValuePlan};
-use crate::{EngineError, EngineOptions};
+use crate::{EngineError, EngineOptions, RankTrace};
 use helix_comm::{Comm, CommError, Team};
 use helix_kernels::attention::{Scratch, state_len};
 use helix_kernels::elementwise::RopeTable;
@@ -88,6 +90,8 @@ pub(crate) struct Rank {
     pub(crate) buffers: Buffers,
     pub(crate) counters: RankCounters,
     pub(crate) clock: Clock,
+    /// Of HOP-B's `auto`, where there is something to exchange.
+    tuner: Option<Tuner>,
 }
 
 /// The different windows that layers have, and which of them each layer has.
@@ -258,6 +262,9 @@ impl Rank {
         let sizes = kv_sizes(&model, layout, rank, options);
         let kv = KvCache::new(&sizes, options.max_sequences, &plan.pool_of)?;
         let tokens = options.max_step_tokens;
+        let tuned = options.hopb == HopB::Auto && plan.heads.kept.len() > 1;
+        let room = largest_messages(&model, layout, options).kvp;
+        let tuner = tuned.then(|| Tuner::new(room));
         let refused = |source| EngineError::System { what: "a thread", source };
         let name = format!("helix-{}", rank.0);
         let team = Team::new(&name, options.threads_per_rank).map_err(refused)?;
@@ -277,26 +284,46 @@ impl Rank {
             lanes,
             comms,
             counters: RankCounters::default(),
-            clock: Clock::start(),
+            clock: Clock::new(options.trace),
+            tuner,
             model,
         })
     }
 
     /// Runs one step. Logits of the wanted rows end on rank 0.
     pub(crate) fn step(&mut self, step: &Step) -> Result<(), CommError> {
-        self.clock = Clock::start();
+        if let Some(tuner) = &mut self.tuner {
+            tuner.measure_links(&mut self.comms)?;
+        }
+        self.clock.step();
         self.counters.steps += 1;
+        let before = self.counters.time[Line::Attention as usize];
         self.embed(step);
         self.clock.lap(&mut self.counters, Line::Embedding);
         for index in 0..self.weights.layers.len() {
+            self.clock.enter(Some(index));
             layer::run(self, index)?;
         }
-        self.head()
+        self.clock.enter(None);
+        self.head()?;
+        let Rank { tuner, batch, plan, counters, comms, .. } = self;
+        if let Some(tuner) = tuner {
+            let cost = plan.pool_of.iter().map(|&pool| batch.sights[pool].cost()).sum();
+            tuner.record(batch.kind(), counters.time[Line::Attention as usize] - before, cost);
+            tuner.share(comms)?;
+        }
+        Ok(())
+    }
+
+    /// The last of what it did.
+    pub(crate) fn trace(&self) -> RankTrace {
+        let (spans, flights) = (self.clock.spans(), self.comms.flights());
+        RankTrace { rank: self.plan.rank.0, spans, flights }
     }
 
     /// The step's tokens: pages for them, their rows of the stream, their positions' angles.
     fn embed(&mut self, step: &Step) {
-        let Rank { plan, kv, batch, lanes, buffers, model, .. } = self;
+        let Rank { plan, kv, batch, lanes, buffers, model, tuner, .. } = self;
         for run in &step.runs {
             if plan.layout.attends(plan.rank, run.slot) {
                 for pool in 0..plan.windows.len() {
@@ -308,9 +335,10 @@ impl Rank {
         let Plan { layout, rank, heads, .. } = plan;
         let state = state_len(heads.attended);
         // A group of one exchanges nothing.
-        let pieces = match plan.hopb {
-            HopB::Pieces(pieces) if heads.kept.len() > 1 => pieces,
-            _ => 1,
+        let pieces = match (plan.hopb, tuner) {
+            (HopB::Pieces(pieces), _) if heads.kept.len() > 1 => Pieces::Fixed(pieces),
+            (_, Some(tuner)) => Pieces::Tuned(tuner),
+            _ => Pieces::Fixed(1),
         };
         batch.load(step, kv, Cut { layout, rank: *rank, heads, state, pieces });
         buffers.turns.load(batch);
@@ -422,6 +450,7 @@ impl Rank {
     pub(crate) fn counters(&self) -> RankCounters {
         RankCounters {
             kv_bytes_held: self.kv.bytes_held(),
+            overlap: self.comms.overlap(),
             world: self.comms.world.traffic(),
             kvp: self.comms.kvp.traffic(),
             experts: match &self.comms.experts {

@@ -6,6 +6,7 @@ mod common;
 mod random;
 
 use common::{engine, fixture, layout, precise};
+use helix_comm::{Collective, Delay};
 use helix_engine::{Engine, EngineOptions, FfnReduce, HopB, MlaUp};
 use helix_kernels::kv::KvType;
 use helix_kernels::{Format, Precision};
@@ -15,6 +16,7 @@ use helix_model::{Arch, Model};
 use helix_scheduler::{Step, Wanted};
 use random::Random;
 use std::sync::Arc;
+use std::time::Duration;
 
 const SLOTS: usize = 4;
 const CONTEXT: usize = 80;
@@ -211,6 +213,39 @@ fn any_pieces_of_attention() {
                 for (round, expected) in batches.iter().enumerate() {
                     let found = together(&mut on, &texts, round);
                     assert!(found == *expected, "{layout}, {pieces} pieces, round {round}");
+                }
+            }
+        });
+    }
+}
+
+/// Links that take their time, and a number of pieces that follows from how long they take, which
+/// no two runs agree in.
+#[test]
+fn slow_links_and_pieces_that_are_chosen() {
+    let texts: Vec<_> = (0..SLOTS).map(|i| text(50 + i as u64, 6 + 5 * i)).collect();
+    let delay = Delay { latency: Duration::from_micros(30), bytes_per_s: 2e7 };
+    for case in cases() {
+        case.each(|layout, options| {
+            if layout.degrees().kvp == 1 {
+                return;
+            }
+            let expected = together(&mut engine(&case.model, layout, options), &texts, 1);
+            for hopb in [HopB::Off, HopB::Pieces(3), HopB::Auto] {
+                let options = EngineOptions { hopb, delay: Some(delay), trace: 50, ..options };
+                let mut engine = engine(&case.model, layout, options);
+                assert!(together(&mut engine, &texts, 1) == expected, "{layout}, {hopb:?}");
+                for trace in engine.trace() {
+                    assert!(trace.spans.len() == 50 && trace.flights.len() >= 50);
+                    assert!(trace.spans.is_sorted_by(|a, b| a.end <= b.start));
+                    // Rank 0 gathers the logits, and sends none.
+                    let flights = trace.flights.iter();
+                    for flight in flights.filter(|f| f.collective != Collective::Gather) {
+                        assert!(flight.landed >= flight.started + delay.latency, "{flight:?}");
+                    }
+                }
+                for counters in engine.counters().unwrap() {
+                    assert!(counters.overlap.exposed.iter().sum::<Duration>() > delay.latency);
                 }
             }
         });

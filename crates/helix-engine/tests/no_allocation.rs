@@ -80,7 +80,12 @@ fn options(precision: Precision, kv_type: KvType) -> EngineOptions {
     EngineOptions {
         precision,
         kv_type,
-        hopb: if kv_type == KvType::F16 { HopB::Off } else { HopB::Pieces(5) },
+        hopb: match kv_type {
+            KvType::F16 => HopB::Off,
+            KvType::BF16 => HopB::Auto,
+            _ => HopB::Pieces(5),
+        },
+        trace: if kv_type == KvType::F32 { 0 } else { 1000 },
         max_context: CONTEXT,
         max_sequences: SLOTS,
         rewind: 30,

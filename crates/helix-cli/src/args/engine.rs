@@ -2,7 +2,7 @@
 
 use super::{TransportArgs, at_least};
 use clap::{Args, ValueEnum};
-use helix_engine::{FfnReduce, MlaUp};
+use helix_engine::{FfnReduce, HopB, MAX_PIECES, MlaUp};
 use helix_kernels::kv::KvType;
 use helix_kernels::{Format, Precision};
 
@@ -37,8 +37,25 @@ pub struct EngineArgs {
     /// paper in each group of tpf ranks and then across the ep groups (grid) [default: world]
     #[arg(long, value_name = "HOW")]
     pub ffn_reduce: Option<FfnReduceArg>,
+    /// HOP-B: off exchanges attention's outputs in one all-to-all per layer; N cuts the batch into
+    /// up to N pieces, each in flight while the next ones compute; auto chooses their number by how
+    /// long links and attention are measured to take. Changes no result
+    #[arg(long, value_name = "off|N|auto", default_value = "auto", value_parser = hopb)]
+    pub hopb: HopB,
     #[command(flatten)]
     pub transport: TransportArgs,
+}
+
+/// Parses `--hopb`.
+fn hopb(text: &str) -> Result<HopB, String> {
+    match text {
+        "off" => Ok(HopB::Off),
+        "auto" => Ok(HopB::Auto),
+        number => match number.parse() {
+            Ok(pieces @ 1..=MAX_PIECES) => Ok(HopB::Pieces(pieces)),
+            _ => Err(format!("off, auto, or a number of pieces from 1 to {MAX_PIECES}")),
+        },
+    }
 }
 
 /// The format that matrices are held in.

@@ -8,7 +8,9 @@ use crate::figures::{self, Spread, rounded};
 use crate::output::Table;
 use crate::processes::Ranks;
 use crate::setup::Choices;
+use crate::trace::Trace;
 use crate::{output, ranks, setup};
+use helix_comm::{Collective, Overlap};
 use helix_engine::{Engine, EngineOptions, Line, RankCounters};
 use helix_model::Model;
 use helix_scheduler::{Step, Wanted};
@@ -41,6 +43,13 @@ enum Kind {
 pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let tests = tests(&args)?;
+    let (trace, delay) = (Trace::new(&args.trace, ranks)?, args.link.delay()?);
+    if delay.is_some() && ranks.world().is_some() {
+        return Err(Failure::request(
+            "--link-us and --link-gbit are for ranks that are threads: with --transport mpi links \
+             are what they are",
+        ));
+    }
     let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let longest = tests.iter().map(|test| test.depth.saturating_add(test.tokens)).max();
     let longest = longest.unwrap_or(1);
@@ -61,6 +70,8 @@ pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
         max_logits: batch,
         // Repetitions go back to where the first began, whatever windows have passed since.
         rewind: tests.iter().map(|test| test.tokens).max().unwrap_or(0),
+        delay,
+        trace: trace.events(),
         ..setup::options(ranks, &args.engine, &layout, &console)?
     };
     let engine = setup::start(ranks, &model, layout, options, &console)?;
@@ -69,6 +80,7 @@ pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
     let mut bench = Bench::new(engine, &model, args.repetitions);
     let runs = tests.iter().map(|test| bench.measure(*test, &bar)).collect::<Outcome<Vec<_>>>()?;
     drop(bar);
+    trace.write(&bench.engine)?;
     report(&args, Choices::new(&args.engine, &model), &bench.engine, runs)
 }
 
@@ -124,6 +136,9 @@ struct Run {
     /// The partial attention of a decode alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     attention: Option<Attention>,
+    /// Of several ranks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    communication: Option<Communication>,
     /// Mean time of a step by line, on the rank that took longest in all.
     lines_us: Map<String, Value>,
 }
@@ -136,6 +151,34 @@ struct Attention {
     read_fraction: f64,
 }
 
+/// Microseconds of a step, on average over ranks.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Communication {
+    /// That a rank stood still for messages.
+    exposed_us: f64,
+    /// That messages were in flight while it did something else.
+    hidden_us: f64,
+    /// Of attention's all-to-all alone.
+    all_to_all_exposed_us: f64,
+    all_to_all_hidden_us: f64,
+}
+
+impl Communication {
+    /// Of `ranks` ranks, each of which ran `steps` steps.
+    fn new(overlap: Overlap, ranks: usize, steps: u64) -> Option<Communication> {
+        let mean = |time: Duration| {
+            rounded(time.as_secs_f64() * 1e6 / (ranks as u64 * steps.max(1)) as f64, 2)
+        };
+        let all_to_all = Collective::AllToAll as usize;
+        (ranks > 1).then(|| Communication {
+            exposed_us: mean(overlap.exposed.iter().sum()),
+            hidden_us: mean(overlap.hidden.iter().sum()),
+            all_to_all_exposed_us: mean(overlap.exposed[all_to_all]),
+            all_to_all_hidden_us: mean(overlap.hidden[all_to_all]),
+        })
+    }
+}
+
 /// All repetitions of a test together.
 #[derive(Default)]
 struct Sums {
@@ -143,6 +186,8 @@ struct Sums {
     steps: u64,
     weight_bytes: u64,
     kv_bytes: u64,
+    ranks: usize,
+    overlap: Overlap,
     /// Of the rank that took longest in each repetition.
     attention: Duration,
     time: [Duration; Line::ALL.len()],
@@ -242,6 +287,8 @@ impl AddAssign<&[RankCounters]> for Sums {
         self.steps += counters.first().map_or(0, |c| c.steps);
         self.weight_bytes += counters.iter().map(|c| c.weight_bytes).sum::<u64>();
         self.kv_bytes += counters.iter().map(|c| c.kv_bytes_read).sum::<u64>();
+        self.ranks = counters.len();
+        counters.iter().for_each(|c| self.overlap += c.overlap);
         self.attention += counters.iter().map(attention).max().unwrap_or_default();
         if let Some(slowest) = counters.iter().max_by_key(total) {
             self.time.iter_mut().zip(slowest.time).for_each(|(sum, time)| *sum += time);
@@ -287,6 +334,7 @@ impl Test {
             read_gb_s: rounded(read_gb_s, 2),
             read_fraction: rounded(gb_s / read_gb_s, 3),
             attention,
+            communication: Communication::new(sums.overlap, sums.ranks, sums.steps),
             lines_us: ranks::times(&times),
         }
     }
@@ -333,6 +381,9 @@ fn report(args: &BenchArgs, choices: Choices, engine: &Engine, runs: Vec<Run>) -
         report.read_gb_s
     ))?;
     output::text(&speeds(&runs).to_string())?;
+    if runs.iter().any(|run| run.communication.is_some()) {
+        output::text(&format!("\nMicroseconds of a step\n{}", communication(&runs)))?;
+    }
     if args.lines {
         output::text(&format!("\nMicroseconds of a step\n{}", lines(&runs)))?;
     }
@@ -363,6 +414,18 @@ fn speeds(runs: &[Run]) -> Table {
                 percent(attention.read_fraction),
             ]);
         }
+    }
+    table
+}
+
+fn communication(runs: &[Run]) -> Table {
+    let titles = ["communication", "exposed", "hidden", "all-to-all exposed", "hidden"];
+    let mut table = Table::new(1, titles);
+    for run in runs {
+        let Some(c) = run.communication else { continue };
+        let times = [c.exposed_us, c.hidden_us, c.all_to_all_exposed_us, c.all_to_all_hidden_us];
+        let cells = times.map(|us| format!("{us:.0}"));
+        table.row([run.name()].into_iter().chain(cells).collect());
     }
     table
 }

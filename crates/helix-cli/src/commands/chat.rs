@@ -7,6 +7,7 @@ use crate::failure::{Failure, Outcome};
 use crate::generate::{Sequence, Until};
 use crate::processes::Ranks;
 use crate::setup;
+use crate::trace::Trace;
 use crate::{interrupt, output};
 use helix_engine::sampler::{Sampler, SamplerOptions};
 use helix_model::{ChatTemplate, Message, Tokenizer};
@@ -63,11 +64,12 @@ struct Chat<'a> {
 
 /// Runs the chat.
 pub fn run(args: &RunArgs, sampling: SamplerOptions, ranks: &Ranks, console: &Console) -> Outcome {
+    let trace = Trace::new(&args.trace, ranks)?;
     let model = setup::open(ranks, &args.model, &args.engine, console)?;
     let template = template(&model)?;
     let tokenizer = model.tokenizer()?;
     let room = context(args, &model, DEFAULT_CONTEXT, console);
-    let sequence = start(ranks, args, &model, room, room, console)?;
+    let sequence = start(ranks, args, &model, (room, room), &trace, console)?;
     let mut chat = Chat {
         template,
         tokenizer,
@@ -83,7 +85,8 @@ pub fn run(args: &RunArgs, sampling: SamplerOptions, ranks: &Ranks, console: &Co
     if ask {
         console.note(&format!("{}, {}; /help", model.config.name, chat.sequence.engine().layout()));
     }
-    chat.converse(io::stdin().lock(), ask)
+    chat.converse(io::stdin().lock(), ask)?;
+    trace.write(chat.sequence.engine())
 }
 
 impl Chat<'_> {

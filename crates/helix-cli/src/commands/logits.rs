@@ -4,6 +4,7 @@ use crate::args::LogitsArgs;
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
 use crate::processes::Ranks;
+use crate::whole_file::WholeFile;
 use crate::{figures, output, setup};
 use helix_engine::{Engine, EngineOptions};
 use helix_model::Model;
@@ -11,8 +12,6 @@ use helix_scheduler::{Step, Wanted};
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::json;
 use std::collections::HashMap;
-use std::fs;
-use std::path::{Path, PathBuf};
 
 /// Tokens of a step: their rows of logits must fit in memory at once.
 const STEP_TOKENS: usize = 128;
@@ -20,7 +19,7 @@ const STEP_TOKENS: usize = 128;
 /// Runs the command.
 pub fn run(args: LogitsArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
-    let target = Target::new(&args.out)?;
+    let target = WholeFile::new("--out", &args.out)?;
     let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let tokens = &args.tokens;
     check_tokens(tokens, &model)?;
@@ -43,8 +42,11 @@ pub fn run(args: LogitsArgs, ranks: &Ranks) -> Outcome {
         ("weights".to_owned(), args.engine.weights.name().to_owned()),
     ]);
     let shape = [tokens.len(), engine.vocab()];
-    target.write(&bytes, &shape, metadata)?;
-    let out = target.path.display();
+    target.write(|path| {
+        let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes)?;
+        serialize_to_file([("logits", view)], Some(metadata), path)
+    })?;
+    let out = target.path().display();
     if args.output.json {
         let document = json!({ "out": out.to_string(), "layout": layout.name(), "shape": shape });
         return output::json(&document);
@@ -85,42 +87,4 @@ fn logits(engine: &mut Engine, tokens: &[u32], console: &Console) -> Outcome<Vec
         bar.add(piece.len() as u64);
     }
     Ok(bytes)
-}
-
-/// A file that appears when it is complete.
-struct Target {
-    path: PathBuf,
-    /// Where it is written: beside its place, so that the last step is a rename.
-    partial: PathBuf,
-}
-
-impl Target {
-    /// Refuses what can be known to fail before a model is loaded.
-    fn new(path: &Path) -> Outcome<Target> {
-        let wrong = |what: &str| Err(Failure::request(format!("--out {}: {what}", path.display())));
-        let Some(name) = path.file_name().filter(|_| !path.is_dir()) else {
-            return wrong("it is a directory; name a file");
-        };
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = directory.unwrap_or(Path::new("."));
-        if !directory.is_dir() {
-            return wrong(&format!("there is no directory {}", directory.display()));
-        }
-        let mut partial = std::ffi::OsString::from(".");
-        partial.push(name);
-        partial.push(format!(".{}", std::process::id()));
-        Ok(Target { path: path.to_owned(), partial: directory.join(partial) })
-    }
-
-    fn write(&self, bytes: &[u8], shape: &[usize], metadata: HashMap<String, String>) -> Outcome {
-        let failed = |what: &dyn std::fmt::Display| {
-            let _ = fs::remove_file(&self.partial);
-            Failure::running(format!("cannot write {}: {what}", self.path.display()))
-        };
-        let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes).map_err(|e| failed(&e))?;
-        serialize_to_file([("logits", view)], Some(metadata), &self.partial)
-            .map_err(|error| failed(&error))?;
-        let synced = fs::File::open(&self.partial).and_then(|file| file.sync_all());
-        synced.and_then(|()| fs::rename(&self.partial, &self.path)).map_err(|error| failed(&error))
-    }
 }

@@ -9,6 +9,7 @@ use crate::generate::{Generated, Sequence, Stop, Until, check_context};
 use crate::processes::Ranks;
 use crate::ranks::{self, RankReport};
 use crate::setup::Choices;
+use crate::trace::Trace;
 use crate::{interrupt, output, setup};
 use helix_engine::EngineOptions;
 use helix_engine::sampler::{Sampler, SamplerOptions};
@@ -25,6 +26,7 @@ pub fn run(args: RunArgs, ranks: &Ranks) -> Outcome {
     if args.interactive {
         return chat::run(&args, sampling, ranks, &console);
     }
+    let trace = Trace::new(&args.trace, ranks)?;
     let text = prompt_text(&args)?;
     let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let tokenizer = model.tokenizer()?;
@@ -36,7 +38,7 @@ pub fn run(args: RunArgs, ranks: &Ranks) -> Outcome {
     let context = context(&args, &model, needed, &console);
     check_context(prompt.len(), context)?;
     let end = needed.min(context);
-    let mut sequence = start(ranks, &args, &model, context, end, &console)?;
+    let mut sequence = start(ranks, &args, &model, (context, end), &trace, &console)?;
     let mut sampler = Sampler::new(sampling, sequence.engine().vocab())?;
     interrupt::install()?;
     let until = Until { tokens: args.tokens, ends: !args.ignore_eos };
@@ -45,6 +47,7 @@ pub fn run(args: RunArgs, ranks: &Ranks) -> Outcome {
         false => output::text(text),
     };
     let made = sequence.generate(&prompt, &tokenizer, &mut sampler, until, &console, &mut emit)?;
+    trace.write(sequence.engine())?;
     if args.output.json {
         return output::json(&Report::new(
             &args,
@@ -131,18 +134,20 @@ pub fn context(args: &RunArgs, model: &Model, wanted: usize, console: &Console) 
     context
 }
 
-/// An engine with room for one sequence; its layout is chosen for about `length` tokens.
+/// An engine with room for one sequence of up to `context` tokens; its layout is chosen for about
+/// `length`.
 pub fn start(
     ranks: &Ranks,
     args: &RunArgs,
     model: &Arc<Model>,
-    context: usize,
-    length: usize,
+    (context, length): (usize, usize),
+    trace: &Trace,
     console: &Console,
 ) -> Outcome<Sequence> {
     let layout = args.layout.resolve(ranks, model, args.engine.kv_type(), length, console)?;
     let options = EngineOptions {
         max_context: context,
+        trace: trace.events(),
         ..setup::options(ranks, &args.engine, &layout, console)?
     };
     Ok(Sequence::new(setup::start(ranks, model, layout, options, console)?))

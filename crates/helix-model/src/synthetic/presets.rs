@@ -102,6 +102,7 @@ impl Spec {
             "mqa-4" => {
                 Spec { hidden: 1024, q_heads: 4, ffn: 6912, layers: 12, ..gemma_2b_attention() }
             }
+            "8b" => llama31_8b(),
             "mla" => latent(),
             "moe" => qwen3_30b_experts(),
             "deepseek" => deepseek(),
@@ -111,7 +112,7 @@ impl Spec {
     }
 
     /// What [`Spec::named`] knows, and what each is. All stay below 800 MB.
-    pub const NAMES: [(&str, &str); 8] = [
+    pub const NAMES: [(&str, &str); 9] = [
         ("llama-1b", "Llama-3.2-1B, whole: 32 query heads, 8 KV heads, 16 layers; Q4_0"),
         ("llama-1b-mqa", "the same with 1 KV head for its 32 query heads; Q4_0"),
         ("mqa-1b", "Llama-3.2-1B with 1 KV head for its 32 query heads; 8 of its 16 layers; Q4_K"),
@@ -123,6 +124,7 @@ impl Spec {
             "mqa-4",
             "Gemma-3-1B's heads (4 query heads, 1 KV head of 256), no windows; 12 layers; Q4_K",
         ),
+        ("8b", "Llama-3.1-8B (32 query heads, 8 KV heads of 128); 3 of its 32 layers; Q4_0"),
         ("mla", "DeepSeek-V2-Lite's attention (16 heads on latents of 512 + 64); 8 layers; Q8_0"),
         ("moe", "Qwen3-30B-A3B with 64 of its 128 experts, top 8; 3 layers; Q4_K"),
         ("deepseek", "latents as mla, 64 experts of 512, top 6, 2 shared; 1 + 4 layers; Q4_0"),
@@ -131,6 +133,18 @@ impl Spec {
 
 /// Tokens of shapes with few layers: the LM head would be most of what they read.
 const VOCAB: usize = 16_384;
+
+fn llama31_8b() -> Spec {
+    Spec {
+        layers: 3,
+        hidden: 4096,
+        head_dim: 128,
+        ffn: 14_336,
+        rope_dims: 128,
+        vocab: VOCAB,
+        ..Spec::llama32_1b(Format::Q4_0)
+    }
+}
 
 /// MQA as it is trained: few query heads for the one KV head, but long ones.
 fn gemma_2b_attention() -> Spec {

@@ -141,6 +141,8 @@ fn named_shapes_are_those_that_they_are_named_for() {
     }
     let mqa = shape("mqa-1b");
     assert_eq!((mqa.hidden, mqa.q_heads, mqa.kv_heads, mqa.head_dim), (2048, 32, 1, 64));
+    let dense = shape("8b");
+    assert_eq!((dense.hidden, dense.q_heads, dense.kv_heads, dense.ffn), (4096, 32, 8, 14_336));
     let mla = shape("mla");
     assert_eq!((mla.q_heads, mla.kv_heads, mla.head_dim, mla.value_dim), (16, 1, 576, 128));
 }
