@@ -2,10 +2,12 @@
 
 mod engine;
 mod layout;
+mod probe;
 mod sampling;
 
 pub use engine::EngineArgs;
 pub use layout::LayoutArgs;
+pub use probe::ProbeArgs;
 pub use sampling::SamplingArgs;
 
 use clap::builder::RangedU64ValueParser;
@@ -55,6 +57,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Compare every legal layout of up to N ranks with one rank: logits and greedy tokens.
     Verify(VerifyArgs),
+    /// Measure this machine for the planner: bandwidth, products, attention, collectives.
+    Probe(ProbeArgs),
 }
 
 const RUN_ABOUT: &str = "\

@@ -5,6 +5,7 @@ mod chat;
 mod inspect;
 mod logits;
 mod perplexity;
+mod probe;
 mod run;
 mod verify;
 
@@ -20,5 +21,6 @@ pub fn run(command: Command) -> Outcome {
         Command::Bench(args) => bench::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Verify(args) => verify::run(args),
+        Command::Probe(args) => probe::run(args),
     }
 }

@@ -20,6 +20,7 @@ mod layer;
 mod moe;
 mod options;
 mod pieces;
+pub mod probe;
 mod projection;
 mod qkv;
 mod rank;
