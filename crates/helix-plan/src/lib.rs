@@ -4,6 +4,33 @@
 //! formulas here.
 #![forbid(unsafe_code)]
 
+pub mod capacity;
+pub mod costs;
+mod experts;
+mod format;
+mod front;
+mod line;
+mod load;
 pub mod machine;
+mod model;
+pub mod network;
+pub mod pipeline;
+mod placement;
+pub mod predict;
+pub mod search;
+mod share;
+mod time;
 
+pub use costs::Costs;
+pub use experts::Popularity;
+pub use format::{Format, FormatError, Formats};
+pub use front::Front;
+pub use line::Line;
+pub use load::{Load, Routing, Sight};
 pub use machine::{Machine, MachineError};
+pub use model::{Model, ModelError, Window};
+pub use placement::{Fixed, Placement, PlacementError, Space};
+pub use predict::{PlanError, Prediction, Settings, Shortage, predict};
+pub use search::{Batches, Found, Fronts, Point, Query, search};
+pub use share::Share;
+pub use time::{Overlap, StepTime, Timer};
