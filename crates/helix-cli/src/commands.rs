@@ -5,22 +5,43 @@ mod chat;
 mod inspect;
 mod logits;
 mod perplexity;
+mod plan;
 mod probe;
 mod run;
 mod verify;
 
 use crate::args::Command;
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
+use crate::processes::Ranks;
+use std::process::ExitCode;
 
-/// Does what the user asked for.
-pub fn run(command: Command) -> Outcome {
+/// Does what the user asked for, and says why if it can't.
+pub fn run(command: Command) -> ExitCode {
+    let Some((model, engine)) = command.engine() else {
+        return lead(command, &Ranks::Threads).map_or_else(Failure::report, |()| ExitCode::SUCCESS);
+    };
+    let ranks = match Ranks::join(engine, command.terms()) {
+        Ok(ranks) => ranks,
+        Err(failure) => return failure.report(),
+    };
+    let done = match ranks.follows() {
+        true => ranks.follow(model, engine),
+        false => lead(command, &ranks),
+    };
+    let status = done.map_or_else(Failure::report, |()| ExitCode::SUCCESS);
+    ranks.dismiss();
+    status
+}
+
+fn lead(command: Command, ranks: &Ranks) -> Outcome {
     match command {
-        Command::Run(args) => run::run(args),
-        Command::Logits(args) => logits::run(args),
-        Command::Perplexity(args) => perplexity::run(args),
-        Command::Bench(args) => bench::run(args),
-        Command::Inspect(args) => inspect::run(args),
-        Command::Verify(args) => verify::run(args),
+        Command::Run(args) => run::run(args, ranks),
+        Command::Logits(args) => logits::run(args, ranks),
+        Command::Perplexity(args) => perplexity::run(args, ranks),
+        Command::Bench(args) => bench::run(args, ranks),
+        Command::Inspect(args) => inspect::run(args, ranks),
+        Command::Verify(args) => verify::run(args, ranks),
+        Command::Plan(args) => plan::run(*args),
         Command::Probe(args) => probe::run(args),
     }
 }

@@ -1,11 +1,13 @@
 //! How a command ends early, and with which exit status.
 
 use anyhow::anyhow;
+use helix_comm::WorldError;
 use helix_engine::EngineError;
 use helix_engine::sampler::SamplerError;
 use helix_layout::LayoutError;
 use helix_model::ModelError;
-use std::fmt::Display;
+use helix_plan::PlanError;
+use std::fmt::{self, Display};
 use std::io;
 use std::process::ExitCode;
 
@@ -41,14 +43,24 @@ impl Failure {
 
     /// Says on standard error what happened; gives the exit status.
     pub fn report(self) -> ExitCode {
-        let (error, status) = match self {
+        let status = match self {
             Failure::Closed => return ExitCode::SUCCESS,
             Failure::Negative => return ExitCode::from(1),
-            Failure::Request(error) => (error, 2),
-            Failure::Running(error) => (error, 1),
+            Failure::Request(_) => 2,
+            Failure::Running(_) => 1,
         };
-        console::say(&format!("error: {}", chain(&error)));
+        console::say(&format!("error: {self}"));
         ExitCode::from(status)
+    }
+}
+
+impl Display for Failure {
+    /// What [`Failure::report`] says.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Request(error) | Failure::Running(error) => f.write_str(&chain(error)),
+            Failure::Negative | Failure::Closed => Ok(()),
+        }
     }
 }
 
@@ -76,16 +88,32 @@ impl From<LayoutError> for Failure {
     }
 }
 
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Failure {
+        Failure::Request(error.into())
+    }
+}
+
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Failure {
         match error {
-            EngineError::Model(_) | EngineError::Option { .. } | EngineError::KvMemory { .. } => {
-                Failure::Request(error.into())
-            }
-            EngineError::System { .. } | EngineError::Step(_) | EngineError::Comm { .. } => {
-                Failure::Running(error.into())
-            }
+            EngineError::Model(_)
+            | EngineError::Option { .. }
+            | EngineError::KvMemory { .. }
+            | EngineError::Layout(_)
+            | EngineError::Refused { .. } => Failure::Request(error.into()),
+            EngineError::System { .. }
+            | EngineError::Step(_)
+            | EngineError::World(_)
+            | EngineError::Protocol { .. }
+            | EngineError::Comm { .. } => Failure::Running(error.into()),
         }
+    }
+}
+
+impl From<WorldError> for Failure {
+    fn from(error: WorldError) -> Failure {
+        Failure::Running(error.into())
     }
 }
 

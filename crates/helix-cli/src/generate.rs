@@ -124,7 +124,7 @@ impl Sequence {
         let rest = decoder.finish();
         emit(&rest)?;
         made.text += &rest;
-        made.counters = self.engine.counters();
+        made.counters = self.engine.counters()?;
         Ok(made)
     }
 

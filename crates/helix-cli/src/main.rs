@@ -13,6 +13,7 @@ mod hub;
 mod interrupt;
 mod location;
 mod output;
+mod processes;
 mod ranks;
 mod setup;
 
@@ -27,8 +28,5 @@ fn main() -> ExitCode {
             return ExitCode::from(if usage.use_stderr() { 2 } else { 0 });
         }
     };
-    match commands::run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    commands::run(cli.command)
 }

@@ -4,6 +4,7 @@ use crate::args::EngineArgs;
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
 use crate::location;
+use crate::processes::Ranks;
 use helix_engine::{Engine, EngineOptions, FfnReduce, MlaUp};
 use helix_kernels::kv::{KvType, PageShape};
 use helix_layout::{Layout, LayoutSpec, Rank, ReadCost, Reads, Strategy};
@@ -17,8 +18,20 @@ use std::thread::available_parallelism;
 /// The most threads of all ranks together.
 const MAX_THREADS: usize = 1024;
 
-/// Finds and opens a model, which `args` then say how to run.
-pub fn open(model: &Path, args: &EngineArgs, console: &Console) -> Outcome<Arc<Model>> {
+/// Finds and opens a model, which `args` then say how to run; all ranks must have the same one.
+pub fn open(
+    ranks: &Ranks,
+    model: &Path,
+    args: &EngineArgs,
+    console: &Console,
+) -> Outcome<Arc<Model>> {
+    let model = open_one(model, args, console)?;
+    ranks.agree(&model)?;
+    Ok(model)
+}
+
+/// As [`open`], for this process alone.
+pub fn open_one(model: &Path, args: &EngineArgs, console: &Console) -> Outcome<Arc<Model>> {
     let mut model = Model::open(&location::find(model, console)?)?;
     check_choices(args, &model)?;
     if let Some(format) = args.weights.format() {
@@ -88,14 +101,24 @@ pub fn cores() -> usize {
     available_parallelism().map_or(1, NonZero::get)
 }
 
+/// Threads of each of `ranks` ranks that share this process's processors.
+pub fn threads(args: &EngineArgs, ranks: usize) -> usize {
+    args.threads.unwrap_or((cores() / ranks).max(1))
+}
+
 /// The engine's options that follow from the flags; sizes are the command's to set.
-pub fn options(args: &EngineArgs, layout: &Layout, console: &Console) -> Outcome<EngineOptions> {
-    let (ranks, cores) = (layout.ranks(), cores());
-    let threads = args.threads.unwrap_or((cores / ranks).max(1));
+pub fn options(
+    ranks: &Ranks,
+    args: &EngineArgs,
+    layout: &Layout,
+    console: &Console,
+) -> Outcome<EngineOptions> {
+    let (ranks, cores) = (ranks.sharing(layout), cores());
+    let threads = threads(args, ranks);
     let total = ranks.saturating_mul(threads);
     if total > MAX_THREADS {
         return Err(Failure::request(format!(
-            "{ranks} ranks of {threads} threads are {total} threads, and one process runs at most \
+            "{ranks} ranks of {threads} threads are {total} threads, and one host runs at most \
              {MAX_THREADS}: lower -t or the ranks"
         )));
     }
@@ -111,21 +134,29 @@ pub fn options(args: &EngineArgs, layout: &Layout, console: &Console) -> Outcome
         kv_type: args.kv_type(),
         mla_up: args.mla_up(),
         ffn_reduce: args.ffn_reduce(),
+        deadline: args.transport.deadline(),
         ..EngineOptions::default()
     })
 }
 
-/// Loads the ranks' weights, with a progress bar.
+/// Loads the weights of this process's ranks, with a progress bar.
 pub fn start(
+    ranks: &Ranks,
     model: &Arc<Model>,
     layout: Layout,
     options: EngineOptions,
     console: &Console,
 ) -> Outcome<Engine> {
-    let bytes = layout.all_ranks().map(|rank| rank_bytes(model, &layout, rank));
+    let own = layout.all_ranks().take(if ranks.world().is_some() { 1 } else { layout.ranks() });
+    let bytes = own.map(|rank| rank_bytes(model, &layout, rank));
     let total = bytes.sum::<Result<u64, _>>()?;
     let bar = console.bar("loading", total, Unit::Bytes);
-    Ok(Engine::new(Arc::clone(model), layout, options, &|bytes| bar.add(bytes))?)
+    let progress = |bytes| bar.add(bytes);
+    let model = Arc::clone(model);
+    Ok(match ranks.world() {
+        None => Engine::new(model, layout, options, &progress)?,
+        Some(world) => Engine::lead(world, model, layout, options, &progress)?,
+    })
 }
 
 /// What layouts of `model` are chosen by, for sequences of about `context` tokens.

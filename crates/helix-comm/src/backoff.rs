@@ -12,21 +12,27 @@ const SLEEP: Duration = Duration::from_micros(50);
 /// One wait, from its first check to its end.
 pub(crate) struct Backoff {
     tries: u32,
+    spins: u32,
     since: Option<Instant>,
 }
 
 impl Backoff {
     pub(crate) fn new() -> Self {
-        Self { tries: 0, since: None }
+        Self::with_spins(SPINS)
+    }
+
+    /// A wait whose tries are dear: so many before the first yield.
+    pub(crate) fn with_spins(spins: u32) -> Self {
+        Self { tries: 0, spins, since: None }
     }
 
     /// Waits a little; longer the more often it was called. Never holds a core for long, so that a
     /// foreign process on it costs its share and no more.
     pub(crate) fn wait(&mut self) {
         self.tries = self.tries.saturating_add(1);
-        if self.tries < SPINS {
+        if self.tries < self.spins {
             std::hint::spin_loop();
-        } else if self.tries < SPINS + YIELDS {
+        } else if self.tries < self.spins + YIELDS {
             std::thread::yield_now();
         } else {
             std::thread::sleep(SLEEP);
@@ -35,12 +41,12 @@ impl Backoff {
 
     /// Whether the caller should rather park: spinning and yielding have not helped.
     pub(crate) fn is_tired(&self) -> bool {
-        self.tries >= SPINS + YIELDS
+        self.tries >= self.spins + YIELDS
     }
 
     /// Time since the wait left its spinning phase; zero while it spins, which costs no clock read.
     pub(crate) fn elapsed(&mut self) -> Duration {
-        if self.tries < SPINS {
+        if self.tries < self.spins {
             return Duration::ZERO;
         }
         self.since.get_or_insert_with(Instant::now).elapsed()

@@ -45,31 +45,39 @@ impl fmt::Display for Collective {
 /// Why a collective did not complete. The communicator is of no more use after it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommError {
-    /// Another member gave up first.
-    #[error("member {member} of {size} failed; {collective} number {number} can't complete")]
+    /// Another rank gave up first.
+    #[error("rank {rank} failed; {collective} number {number} can't complete")]
     PeerFailed {
         /// Who failed.
-        member: usize,
-        /// Members in the group.
-        size: usize,
-        /// What this member was waiting in.
+        rank: usize,
+        /// What this rank was waiting in.
         collective: Collective,
         /// Its number, counted from the start.
         number: u64,
     },
-    /// A member did not arrive in time.
-    #[error("member {member} of {size} did not reach {collective} number {number} in {seconds} s")]
+    /// A rank did not arrive in time.
+    #[error("rank {rank} did not reach {collective} number {number} in {seconds} s")]
     Timeout {
         /// Who is late.
-        member: usize,
-        /// Members in the group.
-        size: usize,
-        /// What this member was waiting in.
+        rank: usize,
+        /// What this rank was waiting in.
         collective: Collective,
         /// Its number, counted from the start.
         number: u64,
-        /// How long this member waited.
+        /// How long this rank waited.
         seconds: u64,
+    },
+    /// The library that carries messages failed.
+    #[error("{collective} number {number}, where rank {rank} is waited for: {problem}")]
+    Library {
+        /// Who was waited for.
+        rank: usize,
+        /// What this rank was in.
+        collective: Collective,
+        /// Its number, counted from the start.
+        number: u64,
+        /// The library's words.
+        problem: String,
     },
 }
 

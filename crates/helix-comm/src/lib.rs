@@ -10,10 +10,16 @@
 mod backoff;
 mod comm;
 mod counted;
+mod link;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 mod team;
 mod threads;
+mod world;
 
 pub use comm::{Chunks, Collective, Comm, CommError, Counts, Pending};
 pub use counted::{Counted, Traffic};
+pub use link::Link;
 pub use team::Team;
 pub use threads::ThreadComm;
+pub use world::{GROUPS, World, WorldError};

@@ -40,6 +40,8 @@ unsafe impl Sync for Member {}
 
 struct Group {
     members: Vec<Member>,
+    /// Ranks of the members.
+    ranks: Vec<usize>,
     /// 1 + the member that gave up; 0 while none has.
     failed: AtomicUsize,
     deadline: Duration,
@@ -58,15 +60,16 @@ pub struct ThreadComm {
 }
 
 impl ThreadComm {
-    /// The ends of a group of `size`, whose messages hold up to `max_values` f32 each.
+    /// The ends of a group of these ranks, whose messages hold up to `max_values` f32 each.
     ///
     /// A wait longer than `deadline` is an error: threads of one process are late only when one
     /// has died or hangs.
     ///
     /// # Panics
-    /// `size` is 0.
-    pub fn group(size: usize, max_values: usize, deadline: Duration) -> Vec<ThreadComm> {
-        assert!(size > 0, "a group has at least one member");
+    /// There are none.
+    pub fn group(ranks: &[usize], max_values: usize, deadline: Duration) -> Vec<ThreadComm> {
+        assert!(!ranks.is_empty(), "a group has at least one member");
+        let size = ranks.len();
         let message = || {
             let values = vec![0.0; max_values];
             UnsafeCell::new(Message { chunks: vec![0..0; size], values })
@@ -78,7 +81,8 @@ impl ThreadComm {
             ring: std::array::from_fn(|_| message()),
         };
         let members = (0..size).map(|_| member()).collect();
-        let group = Arc::new(Group { members, failed: AtomicUsize::new(0), deadline });
+        let (ranks, failed) = (ranks.to_vec(), AtomicUsize::new(0));
+        let group = Arc::new(Group { members, ranks, failed, deadline });
         let end = |rank| {
             let group = Arc::clone(&group);
             ThreadComm { group, rank, started: 0, finished: 0, held: [0; RING] }
@@ -94,22 +98,18 @@ impl ThreadComm {
         number: u64,
         collective: Collective,
     ) -> Result<(), CommError> {
-        let size = self.size();
         for member in members {
             let mut backoff = Backoff::new();
             while counter(&self.group.members[member]).load(Ordering::Acquire) <= number {
                 let failed = self.group.failed.load(Ordering::Relaxed);
                 if failed > 0 {
-                    return Err(CommError::PeerFailed {
-                        member: failed - 1,
-                        size,
-                        collective,
-                        number,
-                    });
+                    let rank = self.group.ranks[failed - 1];
+                    return Err(CommError::PeerFailed { rank, collective, number });
                 }
                 if backoff.elapsed() > self.group.deadline {
                     let seconds = self.group.deadline.as_secs();
-                    return Err(CommError::Timeout { member, size, collective, number, seconds });
+                    let rank = self.group.ranks[member];
+                    return Err(CommError::Timeout { rank, collective, number, seconds });
                 }
                 backoff.wait();
             }
@@ -275,7 +275,8 @@ mod tests {
 
     fn on_every_member(size: usize, run: impl Fn(ThreadComm) + Sync) {
         std::thread::scope(|scope| {
-            for comm in ThreadComm::group(size, 4096, PATIENCE) {
+            let ranks: Vec<usize> = (0..size).collect();
+            for comm in ThreadComm::group(&ranks, 4096, PATIENCE) {
                 scope.spawn(|| run(comm));
             }
         });
@@ -376,13 +377,13 @@ mod tests {
 
     #[test]
     fn a_failed_or_absent_member_ends_the_others_waits() {
-        let mut ends = ThreadComm::group(2, 8, PATIENCE);
+        let mut ends = ThreadComm::group(&[3, 5], 8, PATIENCE);
         ends[0].abort();
         let error = ends[1].all_reduce(&mut [1.0]).unwrap_err();
         let collective = Collective::AllReduce;
-        assert_eq!(error, CommError::PeerFailed { member: 0, size: 2, collective, number: 0 });
-        let mut ends = ThreadComm::group(2, 8, Duration::from_millis(30));
+        assert_eq!(error, CommError::PeerFailed { rank: 3, collective, number: 0 });
+        let mut ends = ThreadComm::group(&[3, 5], 8, Duration::from_millis(30));
         let error = ends[1].all_reduce(&mut [1.0]).unwrap_err();
-        assert!(matches!(error, CommError::Timeout { member: 0, .. }), "{error}");
+        assert!(matches!(error, CommError::Timeout { rank: 3, .. }), "{error}");
     }
 }

@@ -109,7 +109,7 @@ fn compare(model: &Arc<Model>, layout: Layout, batch: usize, depth: usize, pair:
     for ((engine, choice), samples) in engines.iter_mut().zip(pair).zip(&mut samples) {
         engine.reset_counters();
         decode(engine, batch, depth);
-        let counters = engine.counters();
+        let counters = engine.counters().expect("counters");
         let read: u64 = counters.iter().map(|rank| rank.weight_bytes).sum();
         let sent: u64 = counters
             .iter()
@@ -147,7 +147,7 @@ fn sample(engine: &mut Engine, choice: &Choice, batch: usize, depth: usize) -> (
     let time = |rank: &helix_engine::RankCounters| -> f64 {
         choice.lines.iter().map(|&line| rank.time[line as usize].as_secs_f64()).sum()
     };
-    let lines = engine.counters().iter().map(time).fold(f64::MAX, f64::min);
+    let lines = engine.counters().expect("counters").iter().map(time).fold(f64::MAX, f64::min);
     (lines * 1e6 / STEPS as f64, step)
 }
 

@@ -1,21 +1,30 @@
 //! The groups that a rank speaks in.
 
 use crate::options::FfnReduce;
-use helix_comm::{Chunks, Comm, CommError, Counted, Pending, ThreadComm};
+use helix_comm::{Chunks, Comm, CommError, Counted, GROUPS, Link, Pending, ThreadComm, World};
 use helix_layout::{Layout, Rank};
 use std::time::Duration;
 
 /// A rank's ends of its groups.
 pub(crate) struct Comms {
     /// All ranks.
-    pub(crate) world: Counted<ThreadComm>,
+    pub(crate) world: Counted<Link>,
     /// The ranks that share this one's heads and sequences.
-    pub(crate) kvp: Counted<ThreadComm>,
+    pub(crate) kvp: Counted<Link>,
     /// The ranks that share this one's experts, and those that have the same columns of others;
     /// only where the FFN's results come together in two stages.
-    pub(crate) experts: Option<[Counted<ThreadComm>; 2]>,
+    pub(crate) experts: Option<[Counted<Link>; 2]>,
     /// The sum over the ranks that share experts, in between.
     staged: Vec<f32>,
+}
+
+/// The groups of a rank, as [`World`] numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Group {
+    World,
+    Kvp,
+    Experts,
+    ExpertPeers,
 }
 
 /// Values of the largest messages, by group.
@@ -28,39 +37,70 @@ pub(crate) struct Messages {
     pub(crate) experts: usize,
 }
 
+impl Group {
+    const ALL: [Group; GROUPS] = [Group::World, Group::Kvp, Group::Experts, Group::ExpertPeers];
+
+    /// Its members where `rank` is one.
+    fn members(self, layout: &Layout, rank: Rank) -> Vec<usize> {
+        let numbers = |ranks: &mut dyn Iterator<Item = Rank>| ranks.map(|rank| rank.0).collect();
+        match self {
+            Group::World => (0..layout.ranks()).collect(),
+            Group::Kvp => layout.kvp_group(rank).collect(),
+            Group::Experts => numbers(&mut layout.expert_group(rank)),
+            Group::ExpertPeers => numbers(&mut layout.ep_peers(rank)),
+        }
+    }
+
+    fn room(self, messages: &Messages) -> usize {
+        match self {
+            Group::World => messages.world,
+            Group::Kvp => messages.kvp,
+            Group::Experts | Group::ExpertPeers => messages.experts,
+        }
+    }
+}
+
 impl Comms {
-    /// Every rank's, in order.
+    /// Every rank's, in order, of ranks that are threads of this process.
     pub(crate) fn of_all(
         layout: &Layout,
         reduce: FfnReduce,
         messages: &Messages,
         deadline: Duration,
     ) -> Vec<Comms> {
-        let ranks = layout.ranks();
-        let all: Vec<Vec<usize>> = vec![(0..ranks).collect()];
-        let world = ends(ranks, all, messages.world, deadline);
-        let groups = unique(layout, |rank| layout.kvp_group(rank).collect());
-        let kvp = ends(ranks, groups, messages.kvp, deadline);
-        let grid = reduce == FfnReduce::Grid
-            && layout.degrees().tpf > 1
-            && layout.degrees().ep > 1
-            && layout.all_ranks().all(|rank| layout.ffn(rank).is_some());
-        let stage = |groups| ends(ranks, groups, messages.experts, deadline);
-        let numbers = |ranks: &mut dyn Iterator<Item = Rank>| ranks.map(|rank| rank.0).collect();
-        let experts = grid.then(|| {
-            let group = unique(layout, |rank| numbers(&mut layout.expert_group(rank)));
-            let peers = unique(layout, |rank| numbers(&mut layout.ep_peers(rank)));
-            stage(group).into_iter().zip(stage(peers))
+        let grid = is_grid(layout, reduce);
+        let mut ends = Group::ALL.map(|group| {
+            let made = grid || matches!(group, Group::World | Group::Kvp);
+            let ends = made.then(|| ends(layout, group, group.room(messages), deadline));
+            ends.into_iter().flatten()
         });
-        let mut experts = experts.into_iter().flatten();
-        let both = world.into_iter().zip(kvp);
-        both.map(|(world, kvp)| Comms {
-            world,
-            kvp,
-            experts: experts.next().map(|(group, peers)| [group, peers]),
-            staged: vec![0.0; if grid { messages.experts } else { 0 }],
+        let of_rank = |_| Self::new(grid, messages, |group| ends[group as usize].next());
+        layout.all_ranks().map(of_rank).collect()
+    }
+
+    /// Those of a rank that is a process.
+    pub(crate) fn of_process(
+        world: &dyn World,
+        layout: &Layout,
+        rank: Rank,
+        reduce: FfnReduce,
+        messages: &Messages,
+        deadline: Duration,
+    ) -> Comms {
+        Self::new(is_grid(layout, reduce), messages, |group| {
+            let members = group.members(layout, rank);
+            Some(world.group(group as usize, members, group.room(messages), deadline))
         })
-        .collect()
+    }
+
+    fn new(grid: bool, messages: &Messages, mut end: impl FnMut(Group) -> Option<Link>) -> Comms {
+        let mut counted = |group| Counted::new(end(group).expect("an end for each rank"));
+        Comms {
+            world: counted(Group::World),
+            kvp: counted(Group::Kvp),
+            experts: grid.then(|| [Group::Experts, Group::ExpertPeers].map(counted)),
+            staged: vec![0.0; if grid { messages.experts } else { 0 }],
+        }
     }
 
     /// Starts the sum over the ranks of the FFN of the `count` values that `write` computes.
@@ -105,25 +145,23 @@ impl Comms {
     }
 }
 
-/// The different groups that ranks have.
-fn unique(layout: &Layout, group: impl Fn(Rank) -> Vec<usize>) -> Vec<Vec<usize>> {
-    let mut all: Vec<Vec<usize>> = layout.all_ranks().map(group).collect();
-    all.sort();
-    all.dedup();
-    all
+/// Whether the FFN's results come together in two stages.
+fn is_grid(layout: &Layout, reduce: FfnReduce) -> bool {
+    reduce == FfnReduce::Grid
+        && layout.degrees().tpf > 1
+        && layout.degrees().ep > 1
+        && layout.all_ranks().all(|rank| layout.ffn(rank).is_some())
 }
 
-/// Communicators of groups that together have each of `ranks` once, in the order of ranks.
-fn ends(
-    ranks: usize,
-    groups: Vec<Vec<usize>>,
-    values: usize,
-    deadline: Duration,
-) -> Vec<Counted<ThreadComm>> {
-    let mut all: Vec<_> = (0..ranks).map(|_| None).collect();
-    for group in groups {
-        for (rank, end) in group.iter().zip(ThreadComm::group(group.len(), values, deadline)) {
-            all[*rank] = Some(Counted::new(end));
+/// Threads' ends of all groups of a kind, in the order of ranks.
+fn ends(layout: &Layout, group: Group, values: usize, deadline: Duration) -> Vec<Link> {
+    let mut groups: Vec<_> = layout.all_ranks().map(|rank| group.members(layout, rank)).collect();
+    groups.sort();
+    groups.dedup();
+    let mut all: Vec<_> = (0..layout.ranks()).map(|_| None).collect();
+    for members in groups {
+        for (rank, end) in members.iter().zip(ThreadComm::group(&members, values, deadline)) {
+            all[*rank] = Some(end.into());
         }
     }
     all.into_iter().map(|end| end.expect("groups that have every rank")).collect()

@@ -1,36 +1,38 @@
-//! All ranks of a layout in one process.
+//! A model that runs on all ranks of a layout: what commands drive.
 
 use crate::batch::Sight;
 use crate::comms::Comms;
 use crate::counters::RankCounters;
-use crate::rank::{Rank, kv_sizes, largest_messages};
+use crate::follow::{self, Followers};
+use crate::local::LocalRanks;
+use crate::protocol::Command;
+use crate::rank::{kv_sizes, largest_messages};
 use crate::{EngineError, EngineOptions};
-use helix_comm::{CommError, Team};
-use helix_layout::Layout;
-use helix_model::{Model, RankWeights, SharedShards};
+use helix_comm::World;
+use helix_layout::{Layout, Rank as RankId};
+use helix_model::Model;
 use helix_scheduler::Step;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-/// A model that runs: the ranks of a layout as thread teams over shared memory.
+/// A model that runs. The ranks of its layout are thread teams of this process over shared memory,
+/// or processes of which this one is rank 0.
 ///
 /// The caller of [`Engine::step`] is rank 0's leader, so a step costs no hand-over. All memory is
-/// allocated by [`Engine::new`]; steps allocate nothing.
+/// allocated at the start; steps allocate nothing.
 pub struct Engine {
     layout: Layout,
     options: EngineOptions,
     vocab: usize,
-    /// The ranks' leaders.
-    leaders: Team,
-    ranks: Vec<Mutex<Rank>>,
-    results: Vec<Mutex<Result<(), CommError>>>,
+    /// Ranks that are processes of their own.
+    followers: Option<Followers>,
+    /// Those of this process.
+    ranks: LocalRanks,
     /// Positions of the sequence in each slot.
     lens: Vec<usize>,
     /// How far each may be truncated.
     floors: Vec<usize>,
     /// Of layers that have one.
     window: Option<usize>,
-    steps: u64,
     /// Rows of logits that the last step left.
     rows: usize,
     broken: bool,
@@ -49,50 +51,63 @@ impl Engine {
         progress: &dyn Fn(u64),
     ) -> Result<Engine, EngineError> {
         validate(&options)?;
-        check_memory(&model, &layout, &options)?;
+        let all: Vec<RankId> = layout.all_ranks().collect();
+        check_memory(&model, &layout, &all, &options)?;
         check_embedding(&model)?;
-        let n = layout.ranks();
         let messages = largest_messages(&model, &layout, &options);
         let comms = Comms::of_all(&layout, options.ffn_reduce, &messages, options.deadline);
-        let shards = SharedShards::default();
-        let mut ranks = Vec::with_capacity(n);
-        for (rank, comms) in layout.all_ranks().zip(comms) {
-            let weights = RankWeights::load_shared(
-                &model,
-                &layout,
-                rank,
-                options.precision,
-                &shards,
-                progress,
-            )?;
-            let model = Arc::clone(&model);
-            let rank = Rank::new(model, &layout, rank, weights, comms, &options)?;
-            ranks.push(Mutex::new(rank));
-        }
-        let leaders = Team::new("helix-rank", n)
-            .map_err(|source| EngineError::System { what: "a thread", source })?;
-        Ok(Engine {
+        let ranks = layout.all_ranks().zip(comms);
+        let ranks = LocalRanks::load(&model, &layout, ranks, &options, progress)?;
+        Ok(Self::of(&model, layout, options, None, ranks))
+    }
+
+    /// As [`Engine::new`], of processes: this is rank 0, the others [`follow`](crate::follow), and
+    /// each loads its own shards. `progress` is told what this one reads.
+    ///
+    /// # Errors
+    /// As [`Engine::new`], of any rank; or ranks lost each other.
+    ///
+    /// # Panics
+    /// The layout has more ranks than the world.
+    pub fn lead(
+        world: &Arc<dyn World>,
+        model: Arc<Model>,
+        layout: Layout,
+        options: EngineOptions,
+        progress: &dyn Fn(u64),
+    ) -> Result<Engine, EngineError> {
+        assert!(layout.ranks() <= world.size(), "{layout} on {} processes", world.size());
+        validate(&options)?;
+        let followers = Followers::start(Arc::clone(world), &layout, &options)?;
+        let ranks = follow::load(world, &model, &layout, &options, progress);
+        followers.are_ready()?;
+        Ok(Self::of(&model, layout, options, Some(followers), ranks?))
+    }
+
+    fn of(
+        model: &Model,
+        layout: Layout,
+        options: EngineOptions,
+        followers: Option<Followers>,
+        ranks: LocalRanks,
+    ) -> Engine {
+        Engine {
             layout,
             options,
             vocab: model.config.vocab,
-            leaders,
-            results: ranks.iter().map(|_| Mutex::new(Ok(()))).collect(),
+            followers,
             ranks,
             lens: vec![0; options.max_sequences],
             floors: vec![0; options.max_sequences],
             window: model.config.window,
-            steps: 0,
             rows: 0,
             broken: false,
-        })
+        }
     }
 
     /// Bytes of KV cache that all ranks of `layout` would reserve together.
     pub fn kv_bytes(model: &Model, layout: &Layout, options: &EngineOptions) -> Option<u64> {
-        layout.all_ranks().try_fold(0u64, |sum, rank| {
-            let size = kv_sizes(model, layout, rank, options).bytes()?;
-            sum.checked_add(size as u64)
-        })
+        kv_bytes(model, layout, layout.all_ranks(), options)
     }
 
     /// Runs one step on all ranks: appends its tokens to their sequences and gives the wanted rows
@@ -106,38 +121,18 @@ impl Engine {
     /// With the payload of a rank that panicked.
     pub fn step(&mut self, step: &Step) -> Result<&mut [f32], EngineError> {
         self.check(step)?;
-        self.steps += 1;
-        let (ranks, results) = (&self.ranks, &self.results);
-        let run = catch_unwind(AssertUnwindSafe(|| {
-            self.leaders.run_all(&|index| {
-                let mut rank = lock(&ranks[index]);
-                let result = catch_unwind(AssertUnwindSafe(|| rank.step(step)));
-                if !matches!(result, Ok(Ok(()))) {
-                    rank.comms.abort();
-                }
-                match result {
-                    Ok(result) => *lock(&results[index]) = result,
-                    Err(payload) => resume_unwind(payload),
-                }
-            });
-        }));
         self.broken = true;
-        if let Err(payload) = run {
-            resume_unwind(payload);
+        if let Some(followers) = &self.followers {
+            followers.step(step)?;
         }
-        for (rank, result) in self.results.iter().enumerate() {
-            if let Err(source) = lock(result).clone() {
-                return Err(EngineError::Comm { rank, step: self.steps, source });
-            }
-        }
+        self.ranks.step(step)?;
         self.broken = false;
         for run in &step.runs {
             self.lens[run.slot] = run.start + run.len;
             self.pass(run.slot, run.start);
         }
         self.rows = step.wanted_rows();
-        let root = self.ranks[0].get_mut().unwrap_or_else(PoisonError::into_inner);
-        Ok(&mut root.buffers.logits[..self.rows * self.vocab])
+        Ok(self.logits())
     }
 
     /// A run from `position` on may have lost what queries before it see, but for what is kept.
@@ -150,8 +145,15 @@ impl Engine {
 
     /// The rows of logits that the last step left, `[rows, vocab]`.
     pub fn logits(&mut self) -> &mut [f32] {
-        let root = self.ranks[0].get_mut().unwrap_or_else(PoisonError::into_inner);
-        &mut root.buffers.logits[..self.rows * self.vocab]
+        &mut self.ranks.logits()[..self.rows * self.vocab]
+    }
+
+    /// Tells the ranks that are processes, if there are any.
+    fn tell(&mut self, command: &Command<'_>) {
+        if let Some(followers) = &self.followers {
+            // Whoever does not hear it is missed in the next step, which says so.
+            self.broken |= followers.tell(command).is_err();
+        }
     }
 
     fn check(&self, step: &Step) -> Result<(), EngineError> {
@@ -230,9 +232,8 @@ impl Engine {
             self.floors[slot] = 0;
         }
         self.lens[slot] = len;
-        for rank in &mut self.ranks {
-            rank.get_mut().unwrap_or_else(PoisonError::into_inner).truncate(slot, len);
-        }
+        self.tell(&Command::Truncate { slot, len });
+        self.ranks.truncate(slot, len);
     }
 
     /// Lengthens `slot`'s sequence to `len` positions whose keys and values are seeded noise: a
@@ -245,8 +246,8 @@ impl Engine {
         assert!(len >= self.lens[slot], "slot {slot} holds {} positions", self.lens[slot]);
         let from = std::mem::replace(&mut self.lens[slot], len);
         self.pass(slot, len);
-        let ranks = &self.ranks;
-        self.leaders.run_all(&|index| lock(&ranks[index]).fill_with_noise(slot, from, len));
+        self.tell(&Command::FillWithNoise { slot, from, len });
+        self.ranks.fill_with_noise(slot, from, len);
     }
 
     /// Positions of the sequence in `slot`.
@@ -275,18 +276,22 @@ impl Engine {
     }
 
     /// What each rank read, sent and spent since the start or the last reset.
-    pub fn counters(&self) -> Vec<RankCounters> {
-        self.ranks.iter().map(|rank| lock(rank).counters()).collect()
+    ///
+    /// # Errors
+    /// Ranks that are processes lost each other.
+    pub fn counters(&self) -> Result<Vec<RankCounters>, EngineError> {
+        let mut counters: Vec<_> = self.ranks.counters().collect();
+        if let Some(followers) = &self.followers {
+            counters.extend(followers.counters()?);
+        }
+        Ok(counters)
     }
 
     /// Counts from zero again.
     pub fn reset_counters(&mut self) {
-        self.ranks.iter().for_each(|rank| lock(rank).reset_counters());
+        self.tell(&Command::ResetCounters);
+        self.ranks.reset_counters();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn validate(options: &EngineOptions) -> Result<(), EngineError> {
@@ -305,19 +310,21 @@ fn validate(options: &EngineOptions) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Refuses a KV cache larger than what the system says is free: it would be killed half-way.
-fn check_memory(
+/// Refuses a KV cache of `ranks`, which share this host's memory, that is larger than what the
+/// system says is free: it would be killed half-way.
+pub(crate) fn check_memory(
     model: &Model,
     layout: &Layout,
+    ranks: &[RankId],
     options: &EngineOptions,
 ) -> Result<(), EngineError> {
-    let needed = Engine::kv_bytes(model, layout, options).unwrap_or(u64::MAX);
+    let needed = kv_bytes(model, layout, ranks.iter().copied(), options).unwrap_or(u64::MAX);
     let Some(available) = available_memory() else { return Ok(()) };
     if needed <= available {
         return Ok(());
     }
     Err(EngineError::KvMemory {
-        ranks: layout.ranks(),
+        ranks: ranks.len(),
         needed_mib: needed >> 20,
         available_mib: available >> 20,
         sequences: options.max_sequences,
@@ -325,9 +332,21 @@ fn check_memory(
     })
 }
 
+fn kv_bytes(
+    model: &Model,
+    layout: &Layout,
+    mut ranks: impl Iterator<Item = RankId>,
+    options: &EngineOptions,
+) -> Option<u64> {
+    ranks.try_fold(0u64, |sum, rank| {
+        let size = kv_sizes(model, layout, rank, options).bytes()?;
+        sum.checked_add(size as u64)
+    })
+}
+
 /// Refuses an embedding that is no number: its rows are read one by one, in the middle of steps.
 /// One that is the LM head as well is checked when the ranks load that.
-fn check_embedding(model: &Model) -> Result<(), EngineError> {
+pub(crate) fn check_embedding(model: &Model) -> Result<(), EngineError> {
     let vocab = if model.config.tied_head { 0 } else { model.config.vocab };
     let mut row = vec![0.0; model.config.hidden];
     (0..vocab).try_for_each(|token| Ok(model.embedding_row(token as u32, &mut row)?))

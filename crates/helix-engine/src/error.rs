@@ -1,6 +1,6 @@
 //! What can go wrong while a model runs.
 
-use helix_comm::CommError;
+use helix_comm::{CommError, WorldError};
 use helix_model::ModelError;
 
 /// Why the engine did not start, or a step did not run.
@@ -47,6 +47,26 @@ pub enum EngineError {
     /// A step that does not fit what the engine was sized for, or the sequences that it holds.
     #[error("a step is wrong: {0}")]
     Step(String),
+    /// A layout that the model of another process can't have.
+    #[error("{0}")]
+    Layout(String),
+    /// Another process can't load its part.
+    #[error("rank {rank}: {why}")]
+    Refused {
+        /// Which.
+        rank: usize,
+        /// In its words.
+        why: String,
+    },
+    /// Processes lost each other between steps.
+    #[error(transparent)]
+    World(#[from] WorldError),
+    /// A process said something that makes no sense here.
+    #[error("rank {rank} sent something else than was asked for")]
+    Protocol {
+        /// Which.
+        rank: usize,
+    },
     /// Ranks lost each other.
     #[error("rank {rank}, step {step}: {source}")]
     Comm {

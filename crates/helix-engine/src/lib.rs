@@ -1,4 +1,4 @@
-//! Runs a model over a Helix layout, in one process.
+//! Runs a model over a Helix layout, in one process or one for each rank.
 //!
 //! [`Engine::step`] takes tokens of any number of sequences and gives logits. Inside, every rank
 //! runs the same lines: `rank.rs` from tokens to logits, `layer.rs` one layer, `attention.rs` the
@@ -13,15 +13,18 @@ mod counters;
 mod engine;
 mod error;
 mod ffn;
+mod follow;
 mod kv;
 mod lanes;
 mod latent;
 mod layer;
+mod local;
 mod moe;
 mod options;
 mod pieces;
 pub mod probe;
 mod projection;
+mod protocol;
 mod qkv;
 mod rank;
 mod residual;
@@ -31,4 +34,5 @@ mod values;
 pub use counters::{Line, RankCounters};
 pub use engine::Engine;
 pub use error::EngineError;
+pub use follow::{dismiss, follow};
 pub use options::{EngineOptions, FfnReduce, MlaUp};

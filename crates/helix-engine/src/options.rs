@@ -5,7 +5,7 @@ use helix_kernels::kv::KvType;
 use std::time::Duration;
 
 /// Everything that the engine allocates follows from these; after start-up it allocates nothing.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineOptions {
     /// Threads in each rank's team.
     pub threads_per_rank: usize,

@@ -72,7 +72,7 @@ fn a_token_reads_the_experts_that_it_goes_to_and_no_others() {
             let tpf = layout.degrees().tpf as u64;
             let (mut read, mut expected) = (0, 0);
             let mut expert = 0;
-            for (rank, counters) in engine.counters().iter().enumerate() {
+            for (rank, counters) in engine.counters().expect("counters").iter().enumerate() {
                 let (all, one) = bytes(&model, &layout, rank);
                 read += counters.weight_bytes;
                 expected += all - layout.experts(Rank(rank)).len() as u64 * one;
@@ -99,7 +99,11 @@ fn many_tokens_read_an_expert_once() {
     step.push(0, 0, &tokens, Wanted::None);
     engine.step(&step).expect("a step runs");
     let (all, _) = bytes(&model, &layout, 0);
-    assert_eq!(engine.counters()[0].weight_bytes, all, "60 tokens go to every expert");
+    assert_eq!(
+        engine.counters().expect("counters")[0].weight_bytes,
+        all,
+        "60 tokens go to every expert"
+    );
 }
 
 #[test]
@@ -109,7 +113,12 @@ fn helix_cuts_the_latent_and_tp_duplicates_it() {
     let held = |spec: &str| {
         let mut engine = engine(&model, layout(&model, spec), precise());
         logits(&mut engine, &tokens, 64);
-        engine.counters().iter().map(|c| (c.kv_bytes_held, c.kv_bytes_read)).collect::<Vec<_>>()
+        engine
+            .counters()
+            .expect("counters")
+            .iter()
+            .map(|c| (c.kv_bytes_held, c.kv_bytes_read))
+            .collect::<Vec<_>>()
     };
     let config = &model.config;
     // One row per token and layer, whatever the number of heads.
@@ -131,7 +140,7 @@ fn values_before_the_all_to_all_are_fewer_bytes_to_send_and_more_to_read() {
         let mut engine = engine(&model, layout, options);
         logits(&mut engine, &tokens, 10);
         let kept = layout.out_heads(Rank(0)).len();
-        let counters = engine.counters().swap_remove(0);
+        let counters = engine.counters().expect("counters").swap_remove(0);
         (counters.kvp.of(Collective::AllToAll), counters.weight_bytes, kept)
     };
     let (before, more, kept) = run(MlaUp::Before);
@@ -158,7 +167,7 @@ fn groups_of_ranks_hold_and_read_their_own_sequences() {
     engine.step(&step).expect("a step runs");
     let config = &model.config;
     let position = (config.layers * config.kv_heads * 2 * config.head_dim) as u64 * F32;
-    let counters = engine.counters();
+    let counters = engine.counters().expect("counters");
     // Slots 0 and 2 are rank 0's, slot 1 is rank 1's.
     for (counters, own) in counters.iter().zip([27, 5]) {
         assert_eq!(counters.kv_bytes_held, own * position);
@@ -178,7 +187,7 @@ fn two_stages_bring_the_same_sum_over_other_groups() {
     let run = |ffn_reduce| {
         let mut engine = engine(&model, layout, EngineOptions { ffn_reduce, ..precise() });
         let logits = logits(&mut engine, &tokens, 30);
-        (logits, engine.counters().swap_remove(1))
+        (logits, engine.counters().expect("counters").swap_remove(1))
     };
     let (one, world) = run(FfnReduce::World);
     let (two, grid) = run(FfnReduce::Grid);
@@ -209,7 +218,7 @@ fn windows_give_back_what_no_query_sees() {
     }
     let token = (config.kv_heads * 2 * config.head_dim) as u64 * F32;
     let full = (config.layers - sliding) as u64 * 768 * token;
-    for counters in engine.counters() {
+    for counters in engine.counters().expect("counters") {
         // Whole pages of 256 local tokens go: at most one page and a step more than the window.
         let most = (256 + 64 + window as u64) * sliding as u64 * token;
         let held = counters.kv_bytes_held - full;

@@ -223,7 +223,7 @@ fn bytes_and_calls_are_those_of_the_formulas() {
             for step in steps() {
                 engine.step(&step).unwrap();
             }
-            for (rank, counted) in engine.counters().iter().enumerate() {
+            for (rank, counted) in engine.counters().expect("counters").iter().enumerate() {
                 check(
                     &spec,
                     &share(&spec, layout, rank),
@@ -233,7 +233,7 @@ fn bytes_and_calls_are_those_of_the_formulas() {
                 );
             }
             engine.reset_counters();
-            for counted in engine.counters() {
+            for counted in engine.counters().expect("counters") {
                 assert_eq!((counted.steps, counted.weight_bytes, counted.kv_bytes_read), (0, 0, 0));
                 assert_eq!((counted.world, counted.kvp), Default::default());
             }
@@ -269,7 +269,7 @@ fn a_case_by_hand() {
     let mut step = Step::default();
     step.push(0, 0, &[1; 20], Wanted::Last);
     engine.step(&step).unwrap();
-    let counters = engine.counters();
+    let counters = engine.counters().expect("counters");
     let of = |rank: usize, kind| (counters[rank].kvp.of(kind), counters[rank].world.of(kind));
     // Two all-reduces per layer of 20 x 48 values.
     assert_eq!(of(3, Collective::AllReduce), ((0, 0), (4, 4 * 20 * 48 * 4)));
@@ -297,7 +297,7 @@ fn one_rank_sends_nothing() {
         for step in steps() {
             engine.step(&step).unwrap();
         }
-        let counters = &engine.counters()[0];
+        let counters = &engine.counters().expect("counters")[0];
         assert_eq!((counters.world, counters.kvp), (Traffic::default(), Traffic::default()));
     }
 }
@@ -312,9 +312,12 @@ fn kv_bytes(model: &Arc<Model>, spec: &str, kv_type: KvType, len: usize) -> Vec<
         step.push(0, start, &vec![1; 50.min(len - start)], Wanted::None);
         engine.step(&step).unwrap();
     }
-    let held = engine.counters().iter().map(|rank| rank.kv_bytes_held).collect();
+    let held = engine.counters().expect("counters").iter().map(|rank| rank.kv_bytes_held).collect();
     engine.release(0);
-    assert!(engine.counters().iter().all(|rank| rank.kv_bytes_held == 0), "{spec}: released");
+    assert!(
+        engine.counters().expect("counters").iter().all(|rank| rank.kv_bytes_held == 0),
+        "{spec}: released"
+    );
     held
 }
 

@@ -183,13 +183,19 @@ fn pools_hold_any_sequences_in_any_steps() {
                             engine.truncate(run.slot, len.max(furthest.saturating_sub(kept)));
                         }
                     }
-                    for counters in engine.counters() {
+                    for counters in engine.counters().expect("counters") {
                         let held = counters.kv_bytes_held;
                         assert!(held <= 3 * most as u64 * token, "{layout}: {held} in {round}");
                     }
                 }
                 (0..3).for_each(|slot| engine.release(slot));
-                assert!(engine.counters().iter().all(|counters| counters.kv_bytes_held == 0));
+                assert!(
+                    engine
+                        .counters()
+                        .expect("counters")
+                        .iter()
+                        .all(|counters| counters.kv_bytes_held == 0)
+                );
             }
         }
     }

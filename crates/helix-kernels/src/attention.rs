@@ -32,7 +32,7 @@ pub use crate::lse::Lse;
 pub const CHUNK_TOKENS: usize = PAGE_TOKENS;
 
 /// Query rows that go through a page together, at most.
-const TILE_ROWS: usize = 4;
+const TILE_ROWS: usize = 8;
 
 /// Numbers in the state of one query row: an unnormalised output, padded to whole vectors; the
 /// largest score; the sum.

@@ -2,17 +2,18 @@
 //!
 //! ```text
 //! keys     4 blocks of [head_dim][64 tokens]   a score of 16 tokens is a vector: no sums across lanes
-//! values   [256 tokens][padded dims]           an output accumulates whole vectors of dimensions
+//! values   tiles of [256 tokens][64 dims]      an output accumulates whole vectors of dimensions
 //! ```
 //!
-//! `padded dims` is `head_dim` rounded up to 16; the padding is zero. With [`KvType::Q8_0`] each 32
+//! Values are padded with zeros to 16 dimensions, and the last tile may be narrower than 64. With [`KvType::Q8_0`] each 32
 //! dimensions of a token share a scale (binary16): a block's keys are groups of 32 dimensions,
 //! `[64 tokens]` scales before each; `[groups][256 tokens]` scales are before the values.
 //!
-//! A page of latents ([`PageShape::latent`]) has no separate keys: each token is one row as values
-//! are, whose first elements are the value and all of which are the key.
+//! A page of latents ([`PageShape::latent`]) has no separate keys: each token is one row
+//! `[padded dims]`, whose first elements are the value and all of which are the key.
 //!
-//! Attention reads a page from its first byte to its last. That, and its size (64 KiB for 64
+//! Attention reads a page from its first byte to its last: that is why values of long heads lie in
+//! tiles, as wide as the kernel's registers take at a time. That, and its size (64 KiB for 64
 //! dimensions in `f16`), is what a processor's prefetchers are good at: with pages of 16 tokens,
 //! all keys of a chunk read before its values, a core drew 14 GB/s from memory that gives it 35.
 //! Zen 4 crosses 4 KiB boundaries of one ascending stream without a pause, and starts each new one
@@ -32,6 +33,9 @@ pub const MAX_HEAD_DIM: usize = 1024;
 
 /// Dimensions that share a scale.
 pub(crate) const SCALE_DIMS: usize = 32;
+
+/// Dimensions of a tile of values.
+pub(crate) const VALUE_TILE: usize = 64;
 
 /// Element type of keys and values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -185,6 +189,25 @@ impl PageShape {
         }
     }
 
+    /// A tile of values: the elements before it in the page's values, and its dimensions. A latent
+    /// is one tile, however wide.
+    pub(crate) const fn value_tile(self, tile: usize) -> (usize, usize) {
+        if self.latent {
+            return (0, self.padded_dims());
+        }
+        let (first, left) = (tile * VALUE_TILE, self.padded_dims() - tile * VALUE_TILE);
+        (first * PAGE_TOKENS, if left < VALUE_TILE { left } else { VALUE_TILE })
+    }
+
+    /// Where the dimensions of a token's row lie among the page's values, tile by tile.
+    fn value_rows(self, slot: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+        let tiles = if self.latent { 1 } else { self.padded_dims().div_ceil(VALUE_TILE) };
+        (0..tiles).map(move |tile| {
+            let (before, dims) = self.value_tile(tile);
+            before + slot * dims..before + (slot + 1) * dims
+        })
+    }
+
     /// Bytes of the keys of [`BLOCK_TOKENS`] tokens, scales among them; none apart from latents.
     pub(crate) const fn key_block_bytes(self) -> usize {
         if self.latent {
@@ -273,12 +296,10 @@ fn append_plain<const N: usize>(
     }
     let x = if shape.latent { k } else { v };
     let (values, _) = page[shape.values()..].as_chunks_mut::<N>();
-    let row = &mut values[slot * shape.padded_dims()..][..shape.padded_dims()];
-    let (row, padding) = row.split_at_mut(x.len());
-    for (value, &x) in row.iter_mut().zip(x) {
-        *value = bytes(x);
+    let mut x = x.iter();
+    for tile in shape.value_rows(slot) {
+        values[tile].fill_with(|| x.next().map_or([0; N], |&x| bytes(x)));
     }
-    padding.fill([0; N]);
 }
 
 fn append_q8_0(page: &mut [u8], shape: PageShape, slot: usize, k: &[f32], v: &[f32]) {
@@ -303,14 +324,15 @@ fn append_q8_0(page: &mut [u8], shape: PageShape, slot: usize, k: &[f32], v: &[f
 fn append_q8_0_row(page: &mut [u8], shape: PageShape, slot: usize, x: &[f32]) {
     let (scales, values) = page.split_at_mut(shape.values());
     let (scales, _) = scales[shape.value_scales()..].as_chunks_mut();
-    let row = &mut values[slot * shape.padded_dims()..][..shape.padded_dims()];
-    row[x.len()..].fill(0);
-    for (group, (x, row)) in x.chunks(SCALE_DIMS).zip(row.chunks_mut(SCALE_DIMS)).enumerate() {
+    let rows = shape.value_rows(slot).flat_map(|tile| {
+        let end = tile.end;
+        tile.step_by(SCALE_DIMS).map(move |start| start..end.min(start + SCALE_DIMS))
+    });
+    for (group, (x, row)) in x.chunks(SCALE_DIMS).zip(rows).enumerate() {
         let scale = scale_of(x);
         scales[group * PAGE_TOKENS + slot] = scale.to_le_bytes();
-        for (value, &x) in row.iter_mut().zip(x) {
-            *value = quantise(x, scale);
-        }
+        let mut x = x.iter();
+        values[row].fill_with(|| x.next().map_or(0, |&x| quantise(x, scale)));
     }
 }
 

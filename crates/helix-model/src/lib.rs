@@ -31,7 +31,7 @@ pub use config::{Config, Rope, RopeStyle};
 pub use error::ModelError;
 pub use gguf::{Array, Gguf, Value};
 pub use huggingface::Directory;
-pub use model::Model;
+pub use model::{Model, digest};
 pub use tensor::Tensor;
 pub use tokenizer::*;
 pub use weights::{

@@ -156,23 +156,29 @@ impl Model {
             name: name.to_owned(),
             problem: error.to_string(),
         })?;
-        let mut shape = file.shape(name)?;
-        formats.blocks(&mut shape);
         let model = Model {
             name: name.to_owned(),
-            source: file.source,
-            shape,
+            source: file.source.clone(),
+            shape: file.shape(name)?,
             context: file.context,
             window: file.window,
             tied_head: file.tied_head,
             formats,
         };
-        model.check()?;
-        Ok(model)
+        model.cut_between_blocks()
     }
 
-    /// Refuses sizes that nothing can be computed with.
-    pub fn check(&self) -> Result<(), ModelError> {
+    /// The model with cuts between blocks of its weights' format alone.
+    ///
+    /// # Errors
+    /// Sizes that nothing can be computed with.
+    pub fn cut_between_blocks(mut self) -> Result<Model, ModelError> {
+        self.formats.blocks(&mut self.shape);
+        self.check()?;
+        Ok(self)
+    }
+
+    fn check(&self) -> Result<(), ModelError> {
         use helix_layout::{Layout, LayoutSpec, Strategy};
         Layout::new(&self.shape, LayoutSpec::new(Strategy::Helix, 1, 1))?;
         let all = self.shape.layers;

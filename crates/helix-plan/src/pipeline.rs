@@ -45,15 +45,6 @@ mod tests {
         Piece { compute_s, wire: Wire { busy_s, latency_s } }
     }
 
-    /// 8 requests, 2 units of attention and 1.2 of communication each: 25.6 units in lockstep,
-    /// "17" with HOP-B, which is 16 + 1.2 exactly.
-    #[test]
-    fn figure_3_is_the_papers() {
-        let requests = [piece(2.0, 1.2, 0.0); 8];
-        assert!((lockstep(&requests) - 25.6).abs() < 1e-12);
-        assert!((pipelined(&requests) - 17.2).abs() < 1e-12);
-    }
-
     #[test]
     fn a_slow_link_is_what_remains() {
         // 1 of compute, then 4 transfers of 3, and 5 until the last is there.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::capacity::{Capacity, Held};
 use crate::{
-    Costs, Line, Load, Machine, MachineError, Model, Overlap, Placement, PlacementError,
+    Costs, Exchange, Line, Load, Machine, MachineError, Model, Overlap, Placement, PlacementError,
     Popularity, Routing, Share, StepTime, Timer,
 };
 
@@ -18,6 +18,8 @@ pub struct Settings {
     pub popularity: Popularity,
     /// The part of each all-reduce that nothing hides: 1 in the engine.
     pub exposed_reduce: f64,
+    /// What happens without HOP-B.
+    pub unhidden: Exchange,
     /// The part of a rank's memory that is somebody else's: a runtime's, a system's.
     pub reserved: f64,
     /// Threads of a rank, where ranks are teams of threads.
@@ -32,6 +34,7 @@ impl Settings {
             context,
             popularity: Popularity::Busiest { skew: 1.0 },
             exposed_reduce: 1.0,
+            unhidden: Exchange::Whole,
             reserved: 0.1,
             threads: 1,
         }
@@ -231,7 +234,7 @@ impl<'a, 'm> Candidate<'a, 'm> {
         let load = Load::decode(model, &self.costs.share, micro, self.settings.context, routing);
         let medha = placement.spec.strategy == helix_layout::Strategy::Medha;
         let overlap = Overlap {
-            hopb: placement.hopb,
+            exchange: if placement.hopb { Exchange::Hopb } else { self.settings.unhidden },
             exposed_reduce: if medha { 1.0 } else { self.settings.exposed_reduce },
         };
         let time = self.timer.step(&self.costs, &load, overlap);

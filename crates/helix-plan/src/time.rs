@@ -3,7 +3,7 @@
 use crate::costs::{Collective, Message, Visitor, Work};
 use crate::machine::profile::RowKind;
 use crate::machine::{Rate, Sharing};
-use crate::network::{Network, Wire};
+use crate::network::Network;
 use crate::pipeline::{Piece, pipelined_equal};
 use crate::{Costs, Line, Load, Machine, MachineError, Model};
 
@@ -50,10 +50,22 @@ impl StepTime {
 /// How communication meets computation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Overlap {
-    /// Whether a request's all-to-all runs while the next one's attention does.
-    pub hopb: bool,
+    /// What becomes of the all-to-all.
+    pub exchange: Exchange,
     /// The part of each all-reduce that nothing hides: 1 in the engine.
     pub exposed_reduce: f64,
+}
+
+/// How the all-to-all of a batch's partial outputs meets their attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// One for the whole batch, when all attention is done: the engine without HOP-B.
+    Whole,
+    /// One for each request, one after the other, when all attention is done: figure 3's lockstep,
+    /// whose communication takes as long as there are requests.
+    Lockstep,
+    /// A request's runs while the next one's attention does.
+    Hopb,
 }
 
 impl<'m> Timer<'m> {
@@ -67,8 +79,23 @@ impl<'m> Timer<'m> {
         ranks: usize,
         threads: usize,
     ) -> Result<Timer<'m>, MachineError> {
+        Timer::of_steps(machine, model, ranks, threads, f64::INFINITY)
+    }
+
+    /// [`Timer::new`] of steps in which all ranks together read `step_bytes`: where a machine's
+    /// cache was measured, what it holds from one step to the next need not come from memory.
+    ///
+    /// # Errors
+    /// As [`Timer::new`].
+    pub fn of_steps(
+        machine: &'m Machine,
+        model: &Model,
+        ranks: usize,
+        threads: usize,
+        step_bytes: f64,
+    ) -> Result<Timer<'m>, MachineError> {
         let of_node = machine.ranks_per_node().map_or(ranks, |node| node.min(ranks));
-        let rank = machine.rank(Sharing { ranks: of_node, threads });
+        let rank = machine.rank(Sharing { ranks: of_node, threads }).reading(step_bytes);
         let weights = rank.weights(model.formats.weights.name)?;
         let row = match model.shape.mla {
             Some(_) => RowKind::Latent,
@@ -152,7 +179,7 @@ impl Visitor for Lines<'_, '_> {
             _ => timer.work_s(&work),
         };
         let sent = message.map_or(0.0, |message| match message.collective {
-            Collective::AllToAll if self.overlap.hopb => self.hopb(&message),
+            Collective::AllToAll => self.exchange(&message),
             collective => {
                 let seconds = message.calls * timer.network.wire(&message).seconds();
                 match collective {
@@ -166,6 +193,20 @@ impl Visitor for Lines<'_, '_> {
 }
 
 impl Lines<'_, '_> {
+    /// Seconds past the end of attention until every partial output is there.
+    fn exchange(&mut self, message: &Message) -> f64 {
+        let network = &self.timer.network;
+        let requests = self.requests.max(1.0);
+        match self.overlap.exchange {
+            Exchange::Whole => network.wire(message).seconds(),
+            Exchange::Lockstep => {
+                let wire = network.wire(&part(message, requests));
+                requests * wire.busy_s + wire.latency_s
+            }
+            Exchange::Hopb => self.hopb(message),
+        }
+    }
+
     /// Seconds past the end of attention until the last all-to-all is there, with the batch cut
     /// into as many pieces as take the least time. Each piece costs its operation and its messages.
     fn hopb(&mut self, message: &Message) -> f64 {
@@ -173,8 +214,7 @@ impl Lines<'_, '_> {
         let whole = timer.attention_s(&self.attention);
         let operation = self.attention.launches * timer.operation_s;
         let of = |pieces: f64| {
-            let (bytes, received) = (message.bytes / pieces, message.received / pieces);
-            let wire: Wire = timer.network.wire(&Message { bytes, received, ..*message });
+            let wire = timer.network.wire(&part(message, pieces));
             let compute_s = (whole - operation) / pieces + operation;
             pipelined_equal(pieces, Piece { compute_s, wire })
         };
@@ -191,4 +231,10 @@ impl Lines<'_, '_> {
         self.time.pieces = count as usize;
         best - whole
     }
+}
+
+/// One of `pieces` equal parts of a message.
+fn part(message: &Message, pieces: f64) -> Message {
+    let (bytes, received) = (message.bytes / pieces, message.received / pieces);
+    Message { bytes, received, ..*message }
 }

@@ -1,6 +1,6 @@
 //! How a model is run: threads, precision, formats, and choices that change no result.
 
-use super::at_least;
+use super::{TransportArgs, at_least};
 use clap::{Args, ValueEnum};
 use helix_engine::{FfnReduce, MlaUp};
 use helix_kernels::kv::KvType;
@@ -34,6 +34,8 @@ pub struct EngineArgs {
     /// paper in each group of tpf ranks and then across the ep groups (grid) [default: world]
     #[arg(long, value_name = "HOW")]
     pub ffn_reduce: Option<FfnReduceArg>,
+    #[command(flatten)]
+    pub transport: TransportArgs,
 }
 
 /// The format that matrices are held in.
@@ -93,6 +95,11 @@ impl EngineArgs {
     /// These flags with `--precise`, whether or not it was given.
     pub fn made_precise(&self) -> EngineArgs {
         EngineArgs { precise: true, ..self.clone() }
+    }
+
+    /// These flags with another `-t`, or none.
+    pub fn with_threads(&self, threads: Option<usize>) -> EngineArgs {
+        EngineArgs { threads, ..self.clone() }
     }
 
     /// What activations are multiplied as.

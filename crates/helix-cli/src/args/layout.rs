@@ -2,6 +2,7 @@
 
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
+use crate::processes::Ranks;
 use crate::setup::read_cost;
 use clap::Args;
 use helix_kernels::kv::KvType;
@@ -52,6 +53,32 @@ impl LayoutArgs {
     /// The layout that is asked for, for sequences of about `context` tokens. A choice that the
     /// user left open is explained on the console.
     pub fn resolve(
+        &self,
+        ranks: &Ranks,
+        model: &Model,
+        kv_type: KvType,
+        context: usize,
+        console: &Console,
+    ) -> Outcome<Layout> {
+        let layout = self.with_count(ranks).choose(model, kv_type, context, console)?;
+        match ranks.count() {
+            Some(count) if count != layout.ranks() => Err(Failure::request(format!(
+                "{layout} has {} ranks, and {count} processes were started: start as many, or \
+                 leave degrees out",
+                layout.ranks()
+            ))),
+            _ => Ok(layout),
+        }
+    }
+
+    /// Where ranks are processes, there are as many as were started, unless the flags say.
+    fn with_count(&self, ranks: &Ranks) -> LayoutArgs {
+        let settled = self.dp.is_some() || (self.kvp.is_some() && self.tpa.is_some());
+        let count = ranks.count().filter(|_| !settled);
+        LayoutArgs { ranks: self.ranks.or(count), ..self.clone() }
+    }
+
+    fn choose(
         &self,
         model: &Model,
         kv_type: KvType,

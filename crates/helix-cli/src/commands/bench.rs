@@ -1,11 +1,15 @@
 //! `helix bench`: speed at depths of context, and its distance from the memory's.
 
+mod compare;
+
+use self::compare::{Comparison, Planner};
 use crate::args::BenchArgs;
 use crate::bandwidth::read_gb_s;
 use crate::console::{Bar, Console, Unit};
 use crate::failure::{Failure, Outcome};
 use crate::figures::{self, Spread, rounded};
 use crate::output::Table;
+use crate::processes::Ranks;
 use crate::setup::Choices;
 use crate::{output, ranks, setup};
 use helix_engine::{Engine, EngineOptions, Line, RankCounters};
@@ -37,10 +41,10 @@ enum Kind {
 }
 
 /// Runs the command.
-pub fn run(args: BenchArgs) -> Outcome {
+pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let tests = tests(&args)?;
-    let model = setup::open(&args.model, &args.engine, &console)?;
+    let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let longest = tests.iter().map(|test| test.depth.saturating_add(test.tokens)).max();
     let longest = longest.unwrap_or(1);
     let trained = model.config.context;
@@ -51,7 +55,10 @@ pub fn run(args: BenchArgs) -> Outcome {
         ));
     }
     let depth = tests.iter().map(|test| test.depth).max().unwrap_or(0);
-    let layout = args.layout.resolve(&model, args.engine.kv_type(), depth, &console)?;
+    let planner = args.compare_plan.as_deref();
+    let kv_type = args.engine.kv_type().name();
+    let planner = planner.map(|machine| Planner::new(machine, &model, kv_type)).transpose()?;
+    let layout = args.layout.resolve(ranks, &model, args.engine.kv_type(), depth, &console)?;
     let batch = tests.iter().map(|test| test.batch).max().unwrap_or(1);
     let options = EngineOptions {
         max_context: longest,
@@ -60,14 +67,24 @@ pub fn run(args: BenchArgs) -> Outcome {
         max_logits: batch,
         // Repetitions go back to where the first began, whatever windows have passed since.
         rewind: tests.iter().map(|test| test.tokens).max().unwrap_or(0),
-        ..setup::options(&args.engine, &layout, &console)?
+        ..setup::options(ranks, &args.engine, &layout, &console)?
     };
-    let engine = setup::start(&model, layout, options, &console)?;
+    let engine = setup::start(ranks, &model, layout, options, &console)?;
     let rounds = (tests.len() * (args.repetitions + 1)) as u64;
     let bar = console.bar("bench", rounds, Unit::Count("runs"));
     let mut bench = Bench::new(engine, &model, args.repetitions);
-    let runs = tests.iter().map(|test| bench.measure(*test, &bar)).collect::<Outcome<Vec<_>>>()?;
+    let mut runs =
+        tests.iter().map(|test| bench.measure(*test, &bar)).collect::<Outcome<Vec<_>>>()?;
     drop(bar);
+    if let Some(planner) = &planner {
+        for run in runs.iter_mut().filter(|run| run.test == Kind::Tg) {
+            // In the middle of the run.
+            let context = run.depth + run.n.div_ceil(2);
+            let measured_us = run.batch as f64 / run.tokens_per_s.median * 1e6;
+            let shape = (run.batch, context);
+            run.plan = Some(planner.compare(&bench.engine, shape, measured_us)?);
+        }
+    }
     report(&args, Choices::new(&args.engine, &model), &bench.engine, runs)
 }
 
@@ -125,6 +142,9 @@ struct Run {
     attention: Option<Attention>,
     /// Mean time of a step by line, on the rank that took longest in all.
     lines_us: Map<String, Value>,
+    /// What the planner says of a decode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<Comparison>,
 }
 
 /// Partial attention: KV bytes that all ranks read over the time of that line.
@@ -172,7 +192,7 @@ impl Bench {
             self.engine.reset_counters();
             let took = self.once(test)?.as_secs_f64();
             speeds.push((test.tokens * test.batch) as f64 / took);
-            sums += &self.engine.counters()[..];
+            sums += &self.engine.counters()?[..];
             sums.tokens += (test.tokens * test.batch) as u64;
             bar.add(1);
         }
@@ -287,6 +307,7 @@ impl Test {
             read_fraction: rounded(gb_s / read_gb_s, 3),
             attention,
             lines_us: ranks::times(&times),
+            plan: None,
         }
     }
 }
@@ -334,6 +355,12 @@ fn report(args: &BenchArgs, choices: Choices, engine: &Engine, runs: Vec<Run>) -
     output::text(&speeds(&runs).to_string())?;
     if args.lines {
         output::text(&format!("\nMicroseconds of a step\n{}", lines(&runs)))?;
+    }
+    let compared =
+        runs.iter().filter_map(|run| Some((run.name(), run.plan.as_ref()?, &run.lines_us)));
+    let compared: Vec<_> = compared.collect();
+    if !compared.is_empty() {
+        output::text(&format!("\nThe planner's view\n{}", compare::report(&compared)))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use crate::args::RunArgs;
 use crate::console::{Console, say};
 use crate::failure::{Failure, Outcome};
 use crate::generate::{Sequence, Until};
+use crate::processes::Ranks;
 use crate::setup;
 use crate::{interrupt, output};
 use helix_engine::sampler::{Sampler, SamplerOptions};
@@ -61,12 +62,12 @@ struct Chat<'a> {
 }
 
 /// Runs the chat.
-pub fn run(args: &RunArgs, sampling: SamplerOptions, console: &Console) -> Outcome {
-    let model = setup::open(&args.model, &args.engine, console)?;
+pub fn run(args: &RunArgs, sampling: SamplerOptions, ranks: &Ranks, console: &Console) -> Outcome {
+    let model = setup::open(ranks, &args.model, &args.engine, console)?;
     let template = template(&model)?;
     let tokenizer = model.tokenizer()?;
     let room = context(args, &model, DEFAULT_CONTEXT, console);
-    let sequence = start(args, &model, room, room, console)?;
+    let sequence = start(ranks, args, &model, room, room, console)?;
     let mut chat = Chat {
         template,
         tokenizer,

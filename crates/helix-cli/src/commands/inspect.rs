@@ -8,6 +8,7 @@ use crate::console::Console;
 use crate::failure::Outcome;
 use crate::figures::bytes;
 use crate::output::Table;
+use crate::processes::Ranks;
 use crate::setup::Choices;
 use crate::{output, setup};
 use formulas::{DenseFormula, Formulas, WindowFormula};
@@ -23,9 +24,9 @@ use std::ops::Range;
 const USUAL_CONTEXT: usize = 4096;
 
 /// Runs the command.
-pub fn run(args: InspectArgs) -> Outcome {
+pub fn run(args: InspectArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
-    let model = setup::open(&args.model, &args.engine, &console)?;
+    let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let trained = model.config.context;
     let mut contexts = match args.context.is_empty() {
         true => vec![0, USUAL_CONTEXT.min(trained), trained],
@@ -35,7 +36,7 @@ pub fn run(args: InspectArgs) -> Outcome {
     contexts.dedup();
     let longest = contexts.last().copied().unwrap_or(trained);
     let kv_type = args.engine.kv_type();
-    let layout = args.layout.resolve(&model, kv_type, longest, &console)?;
+    let layout = args.layout.resolve(ranks, &model, kv_type, longest, &console)?;
     let ranks = layout
         .all_ranks()
         .map(|rank| RankView::new(&model, &layout, rank, &args.engine, &contexts))

@@ -3,6 +3,7 @@
 use crate::args::LogitsArgs;
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
+use crate::processes::Ranks;
 use crate::{figures, output, setup};
 use helix_engine::{Engine, EngineOptions};
 use helix_model::Model;
@@ -17,22 +18,22 @@ use std::path::{Path, PathBuf};
 const STEP_TOKENS: usize = 128;
 
 /// Runs the command.
-pub fn run(args: LogitsArgs) -> Outcome {
+pub fn run(args: LogitsArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let target = Target::new(&args.out)?;
-    let model = setup::open(&args.model, &args.engine, &console)?;
+    let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let tokens = &args.tokens;
     check_tokens(tokens, &model)?;
     let kv_type = args.engine.kv_type();
-    let layout = args.layout.resolve(&model, kv_type, tokens.len(), &console)?;
+    let layout = args.layout.resolve(ranks, &model, kv_type, tokens.len(), &console)?;
     let step = tokens.len().min(STEP_TOKENS);
     let options = EngineOptions {
         max_context: tokens.len(),
         max_step_tokens: step,
         max_logits: step,
-        ..setup::options(&args.engine, &layout, &console)?
+        ..setup::options(ranks, &args.engine, &layout, &console)?
     };
-    let mut engine = setup::start(&model, layout, options, &console)?;
+    let mut engine = setup::start(ranks, &model, layout, options, &console)?;
     let bytes = logits(&mut engine, tokens, &console)?;
     let metadata = HashMap::from([
         ("layout".to_owned(), layout.name()),

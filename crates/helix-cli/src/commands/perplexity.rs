@@ -7,6 +7,7 @@ use crate::args::PerplexityArgs;
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
 use crate::figures::rounded;
+use crate::processes::Ranks;
 use crate::setup::Choices;
 use crate::{output, setup};
 use helix_engine::{Engine, EngineOptions};
@@ -19,10 +20,10 @@ use std::thread;
 const SCORED_TOKENS: usize = 128;
 
 /// Runs the command.
-pub fn run(args: PerplexityArgs) -> Outcome {
+pub fn run(args: PerplexityArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let text = read_text(&args.file)?;
-    let model = setup::open(&args.model, &args.engine, &console)?;
+    let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let tokenizer = model.tokenizer()?;
     let tokens = tokenizer.encode(&text, true);
     let size = args.context;
@@ -38,13 +39,13 @@ pub fn run(args: PerplexityArgs) -> Outcome {
         let trained = model.config.context;
         console.warn(&format!("chunks of {size} are past the {trained} that it was trained for"));
     }
-    let layout = args.layout.resolve(&model, args.engine.kv_type(), size, &console)?;
+    let layout = args.layout.resolve(ranks, &model, args.engine.kv_type(), size, &console)?;
     let options = EngineOptions {
         max_context: size,
         max_logits: SCORED_TOKENS,
-        ..setup::options(&args.engine, &layout, &console)?
+        ..setup::options(ranks, &args.engine, &layout, &console)?
     };
-    let engine = setup::start(&model, layout, options, &console)?;
+    let engine = setup::start(ranks, &model, layout, options, &console)?;
     let bos = tokenizer.bos().filter(|_| adds_bos(&tokenizer));
     let mut scorer = Scorer { engine, step: Step::default(), sum: Sum::default(), size };
     let bar = console.bar("perplexity", chunks as u64, Unit::Count("chunks"));

@@ -6,6 +6,7 @@ use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::figures::{self, Spread};
 use crate::generate::{Generated, Sequence, Stop, Until, check_context};
+use crate::processes::Ranks;
 use crate::ranks::{self, RankReport};
 use crate::setup::Choices;
 use crate::{interrupt, output, setup};
@@ -18,14 +19,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Runs the command.
-pub fn run(args: RunArgs) -> Outcome {
+pub fn run(args: RunArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let sampling = args.sampling.options(&console)?;
     if args.interactive {
-        return chat::run(&args, sampling, &console);
+        return chat::run(&args, sampling, ranks, &console);
     }
     let text = prompt_text(&args)?;
-    let model = setup::open(&args.model, &args.engine, &console)?;
+    let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let tokenizer = model.tokenizer()?;
     let prompt = encode(&args, &text, &model, &tokenizer)?;
     if prompt.is_empty() {
@@ -35,7 +36,7 @@ pub fn run(args: RunArgs) -> Outcome {
     let context = context(&args, &model, needed, &console);
     check_context(prompt.len(), context)?;
     let end = needed.min(context);
-    let mut sequence = start(&args, &model, context, end, &console)?;
+    let mut sequence = start(ranks, &args, &model, context, end, &console)?;
     let mut sampler = Sampler::new(sampling, sequence.engine().vocab())?;
     interrupt::install()?;
     let until = Until { tokens: args.tokens, ends: !args.ignore_eos };
@@ -132,16 +133,19 @@ pub fn context(args: &RunArgs, model: &Model, wanted: usize, console: &Console) 
 
 /// An engine with room for one sequence; its layout is chosen for about `length` tokens.
 pub fn start(
+    ranks: &Ranks,
     args: &RunArgs,
     model: &Arc<Model>,
     context: usize,
     length: usize,
     console: &Console,
 ) -> Outcome<Sequence> {
-    let layout = args.layout.resolve(model, args.engine.kv_type(), length, console)?;
-    let options =
-        EngineOptions { max_context: context, ..setup::options(&args.engine, &layout, console)? };
-    Ok(Sequence::new(setup::start(model, layout, options, console)?))
+    let layout = args.layout.resolve(ranks, model, args.engine.kv_type(), length, console)?;
+    let options = EngineOptions {
+        max_context: context,
+        ..setup::options(ranks, &args.engine, &layout, console)?
+    };
+    Ok(Sequence::new(setup::start(ranks, model, layout, options, console)?))
 }
 
 /// Says how fast it was, and what each rank did.

@@ -7,6 +7,7 @@ use super::run::read_text;
 use crate::args::{EngineArgs, VerifyArgs};
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
+use crate::processes::Ranks;
 use crate::setup::Choices;
 use crate::{output, setup};
 use compare::{Comparison, Verdict};
@@ -35,15 +36,15 @@ const PROMPTS: [&str; 3] = [
 ];
 
 /// Runs the command.
-pub fn run(args: VerifyArgs) -> Outcome {
+pub fn run(args: VerifyArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let texts = match (&args.prompt, &args.file) {
         (Some(text), _) => vec![text.clone()],
         (None, Some(path)) => vec![read_text(path)?],
         (None, None) => PROMPTS.map(str::to_owned).to_vec(),
     };
-    let model = setup::open(&args.model, &args.engine, &console)?;
-    let layouts = layouts(&args, &model.shape())?;
+    let model = setup::open(ranks, &args.model, &args.engine, &console)?;
+    let layouts = layouts(&args, ranks, &model.shape())?;
     let tokenizer = model.tokenizer()?;
     let prompts: Vec<Vec<u32>> = texts.iter().map(|text| tokenizer.encode(text, true)).collect();
     if prompts.iter().any(Vec::is_empty) {
@@ -58,12 +59,12 @@ pub fn run(args: VerifyArgs) -> Outcome {
     let one = LayoutSpec::new(Strategy::Helix, 1, 1);
     let one = Layout::new(&model.shape(), one)?;
     let bar = console.bar("verify", layouts.len() as u64 + 1, Unit::Count("layouts"));
-    let (reference, tokens) = play(&engine, &model, one, &script, None)?;
+    let (reference, tokens) = play(ranks, &engine, &model, one, &script, None)?;
     bar.add(1);
     let mut reports = Vec::new();
     for layout in layouts {
         bar.message(layout.name());
-        let (rows, _) = play(&engine, &model, layout, &script, Some(&tokens))?;
+        let (rows, _) = play(ranks, &engine, &model, layout, &script, Some(&tokens))?;
         let comparison = Comparison::new(&reference, &rows);
         let report = LayoutReport::new(&layout, comparison, tolerance);
         if !args.output.json {
@@ -90,13 +91,15 @@ fn tolerance(engine: &EngineArgs) -> f32 {
 }
 
 /// The layouts to try, fewest ranks first.
-fn layouts(args: &VerifyArgs, shape: &ModelShape) -> Outcome<Vec<Layout>> {
+fn layouts(args: &VerifyArgs, ranks: &Ranks, shape: &ModelShape) -> Outcome<Vec<Layout>> {
     if args.layouts.trim() != "all" {
         let specs = args.layouts.split([',', ';']).map(str::trim).filter(|name| !name.is_empty());
         let layouts = specs.map(|name| {
             let spec = LayoutSpec::read(name, shape)
                 .map_err(|error| Failure::request(format!("--layouts {name:?}: {error}")))?;
-            Ok(Layout::new(shape, spec)?)
+            let layout = Layout::new(shape, spec)?;
+            check_count(ranks, &layout)?;
+            Ok(layout)
         });
         let layouts = layouts.collect::<Outcome<Vec<_>>>()?;
         return match layouts.is_empty() {
@@ -105,7 +108,8 @@ fn layouts(args: &VerifyArgs, shape: &ModelShape) -> Outcome<Vec<Layout>> {
         };
     }
     let mut layouts = Vec::new();
-    for ranks in 1..=args.ranks {
+    let most = ranks.count().map_or(args.ranks, |count| count.min(args.ranks));
+    for ranks in 1..=most {
         for strategy in Strategy::ALL.into_iter().filter(|s| is_told_apart(*s, shape)) {
             for block in BLOCKS {
                 for qkv in QkvMode::ALL {
@@ -116,6 +120,17 @@ fn layouts(args: &VerifyArgs, shape: &ModelShape) -> Outcome<Vec<Layout>> {
         }
     }
     Ok(layouts)
+}
+
+/// Refuses a layout that has more ranks than there are processes.
+fn check_count(ranks: &Ranks, layout: &Layout) -> Outcome {
+    match ranks.count() {
+        Some(count) if layout.ranks() > count => Err(Failure::request(format!(
+            "{layout} has {} ranks, and {count} processes were started: start more",
+            layout.ranks()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Without experts, `dp-ep` is not what it is named after: only a list tries it.
@@ -131,6 +146,7 @@ fn is_distinct(layout: &Layout) -> bool {
 
 /// Plays the script on a layout: with `tokens`, or with those that it chooses itself.
 fn play(
+    ranks: &Ranks,
     engine: &EngineArgs,
     model: &Arc<Model>,
     layout: Layout,
@@ -138,11 +154,10 @@ fn play(
     tokens: Option<&[Vec<u32>]>,
 ) -> Outcome<(Rows, Vec<Vec<u32>>)> {
     let quiet = Console::new(true);
-    let mut engine = engine.clone();
     // A thread per rank, and all threads for the one rank that the others wait for.
-    engine.threads = engine.threads.or(tokens.map(|_| 1));
-    let options = script.options(setup::options(&engine, &layout, &quiet)?);
-    script.play(&mut setup::start(model, layout, options, &quiet)?, tokens)
+    let engine = engine.with_threads(engine.threads.or(tokens.map(|_| 1)));
+    let options = script.options(setup::options(ranks, &engine, &layout, &quiet)?);
+    script.play(&mut setup::start(ranks, model, layout, options, &quiet)?, tokens)
 }
 
 /// What `--json` prints.

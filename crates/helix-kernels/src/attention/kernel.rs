@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::element::{BF16, Element, F16, F32, Q8_0};
 use super::{CHUNK_TOKENS, Scratch, Sees, Span, TILE_ROWS, state_len};
 use crate::arch::lanes::{Kernel, LANES, Lanes, exp2_falling};
-use crate::kv::{BLOCK_TOKENS, KvType, KvView, PAGE_TOKENS, PageShape, SCALE_DIMS};
+use crate::kv::{BLOCK_TOKENS, KvType, KvView, PAGE_TOKENS, PageShape, SCALE_DIMS, VALUE_TILE};
 
 /// The scores of one row against a chunk, then their probabilities.
 #[derive(Clone, Debug)]
@@ -64,8 +64,11 @@ impl Attend<'_> {
         let mut row = 0;
         while row < self.sees.len() {
             let left = self.sees.len() - row;
-            let rows = if left > S::ROWS && left < 2 * S::ROWS { left.div_ceil(2) } else { left };
-            let rows = rows.min(S::ROWS);
+            let rows = match left {
+                _ if S::ROWS == 4 && left >= TILE_ROWS => TILE_ROWS,
+                _ if left > S::ROWS && left < 2 * S::ROWS => left.div_ceil(2),
+                _ => left.min(S::ROWS),
+            };
             let mut seen = [Span::NONE; TILE_ROWS];
             for (seen, sees) in seen.iter_mut().zip(&self.sees[row..row + rows]) {
                 *seen = sees.within(&self.range);
@@ -142,6 +145,7 @@ impl Tile<'_> {
             (3, _) => self.score_blocks::<S, E, 3, 2>(s, vectors),
             (_, 2) => self.score_blocks::<S, E, 2, 4>(s, vectors),
             (_, 3) => self.score_blocks::<S, E, 3, 4>(s, vectors),
+            (_, TILE_ROWS) => self.score_blocks::<S, E, TILE_ROWS, 2>(s, vectors),
             _ => self.score_blocks::<S, E, 4, 4>(s, vectors),
         }
     }
@@ -197,6 +201,7 @@ impl Tile<'_> {
             (3, _) => self.weigh_vectors::<S, E, 3, 2>(s, rows, tokens),
             (_, 2) => self.weigh_vectors::<S, E, 2, 4>(s, rows, tokens),
             (_, 3) => self.weigh_vectors::<S, E, 3, 4>(s, rows, tokens),
+            (_, TILE_ROWS) => self.weigh_vectors::<S, E, TILE_ROWS, 2>(s, rows, tokens),
             _ => self.weigh_vectors::<S, E, 4, 4>(s, rows, tokens),
         }
     }
@@ -349,8 +354,10 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, E, R, N> {
                 sums[r][n] = s.load(&o[self.vector + n]);
             }
         }
-        let vectors = shape.padded_dims() / LANES;
-        let values = &E::rows(&self.page.bytes[shape.values()..])[self.vector..];
+        let (before, dims) = shape.value_tile(self.vector * LANES / VALUE_TILE);
+        let (vectors, within) = (dims / LANES, self.vector % (VALUE_TILE / LANES));
+        let tile = &E::rows(&self.page.bytes[shape.values()..])[before / LANES..];
+        let (values, after) = (&tile[within..], &tile[PAGE_TOKENS * vectors..]);
         let p: &[Row; R] = self.scores.first_chunk().expect("a whole tile");
         // Vectors that share a scale, and their probabilities times it.
         let span = if E::SCALED { (SCALE_DIMS / LANES).min(N) } else { N };
@@ -364,10 +371,14 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, E, R, N> {
         } else {
             [p, p]
         };
-        // What is asked for lies in this page, then in the next.
+        // What is asked for lies in this tile, then in the next one or in the next page.
         let distance = (AHEAD / size_of::<E::Row>() / vectors).min(PAGE_TOKENS - 1);
         let turn = (PAGE_TOKENS - distance).clamp(self.tokens.start, self.tokens.end);
-        let next = &E::rows(self.page.next)[self.vector..];
+        let next = if after.len() >= PAGE_TOKENS * vectors {
+            &after[within..]
+        } else {
+            &E::rows(self.page.next)[within..]
+        };
         let here = (self.tokens.start..turn, &values[distance * vectors..], 0);
         let there = (turn..self.tokens.end, next, PAGE_TOKENS - distance);
         for (tokens, ahead, from) in [here, there] {

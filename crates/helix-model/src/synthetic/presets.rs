@@ -97,6 +97,9 @@ impl Spec {
         let spec = match name {
             "mqa-1b" => Spec { kv_heads: 1, layers: 8, ..Spec::llama32_1b(Format::Q4K) },
             "mqa-2b" => gemma_2b_attention(),
+            "mqa-4" => {
+                Spec { hidden: 1024, q_heads: 4, ffn: 6912, layers: 12, ..gemma_2b_attention() }
+            }
             "mla" => latent(),
             "moe" => qwen3_30b_experts(),
             "deepseek" => deepseek(),
@@ -106,11 +109,15 @@ impl Spec {
     }
 
     /// What [`Spec::named`] knows, and what each is. All stay below 700 MB.
-    pub const NAMES: [(&str, &str); 5] = [
+    pub const NAMES: [(&str, &str); 6] = [
         ("mqa-1b", "Llama-3.2-1B with 1 KV head for its 32 query heads; 8 of its 16 layers; Q4_K"),
         (
             "mqa-2b",
             "Gemma-2B's attention (8 query heads, 1 KV head of 256) and FFN; 6 layers; Q4_K",
+        ),
+        (
+            "mqa-4",
+            "Gemma-3-1B's heads (4 query heads, 1 KV head of 256), no windows; 12 layers; Q4_K",
         ),
         ("mla", "DeepSeek-V2-Lite's attention (16 heads on latents of 512 + 64); 8 layers; Q8_0"),
         ("moe", "Qwen3-30B-A3B with 64 of its 128 experts, top 8; 3 layers; Q4_K"),

@@ -1,0 +1,217 @@
+//! Ranks that are processes: who is the front end, and whether all run the same.
+
+use crate::args::{EngineArgs, Transport};
+use crate::console::Console;
+use crate::failure::{Failure, Outcome};
+use crate::setup;
+use helix_comm::World;
+use helix_engine::{EngineOptions, dismiss, follow};
+use helix_layout::Layout;
+use helix_model::Model;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What ranks are.
+pub enum Ranks {
+    /// Threads of this process.
+    Threads,
+    /// Processes.
+    Processes(Processes),
+}
+
+/// This process among others that were started with it.
+pub struct Processes {
+    world: Arc<dyn World>,
+    /// What the command line says that ranks must agree in.
+    terms: String,
+    deadline: Duration,
+}
+
+/// What a rank says of itself before anything is run.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Hello {
+    /// Of the program: its version, and a digest of its file.
+    program: String,
+    /// Flags.
+    terms: String,
+    /// A digest of the model, or why it can't be opened.
+    model: Result<u64, String>,
+}
+
+impl Ranks {
+    /// Joins the processes that were started together, if `args` say that ranks are such.
+    pub fn join(args: &EngineArgs, terms: String) -> Outcome<Ranks> {
+        match args.transport.transport {
+            Transport::Threads => Ok(Ranks::Threads),
+            Transport::Mpi => {
+                let deadline = args.transport.deadline();
+                let world = world(args)?;
+                Ok(Ranks::Processes(Processes { world, terms, deadline }))
+            }
+        }
+    }
+
+    /// How many ranks there are, where that is settled.
+    pub fn count(&self) -> Option<usize> {
+        self.processes().map(|processes| processes.world.size())
+    }
+
+    /// The world, if ranks are processes.
+    pub fn world(&self) -> Option<&Arc<dyn World>> {
+        self.processes().map(|processes| &processes.world)
+    }
+
+    fn processes(&self) -> Option<&Processes> {
+        match self {
+            Ranks::Threads => None,
+            Ranks::Processes(processes) => Some(processes),
+        }
+    }
+
+    /// Whether this process does what another one says.
+    pub fn follows(&self) -> bool {
+        self.processes().is_some_and(|processes| processes.world.rank() > 0)
+    }
+
+    /// Ranks of `layout` that take turns on this process's processors.
+    pub fn sharing(&self, layout: &Layout) -> usize {
+        match self.processes() {
+            None => layout.ranks(),
+            Some(processes) => processes.world.neighbours().min(layout.ranks()),
+        }
+    }
+
+    /// Compares what all ranks say of themselves, if they are processes: for rank 0, which has
+    /// opened `model`.
+    pub fn agree(&self, model: &Model) -> Outcome {
+        let Some(Processes { world, terms, deadline }) = self.processes() else { return Ok(()) };
+        let own = Hello::new(terms, Ok(model.digest()));
+        let mut message = Vec::new();
+        let mut refusal = None;
+        for rank in 1..world.size() {
+            // Opening a model may have to wait for a disk, or for a download.
+            world.reply_of(rank, &mut message, None)?;
+            let hello: Hello = serde_json::from_slice(&message).map_err(|error| {
+                Failure::running(format!("rank {rank} sent no greeting: {error}"))
+            })?;
+            if let Err(why) = own.check(&hello) {
+                refusal.get_or_insert(Failure::request(format!("rank {rank} {why}")));
+            }
+        }
+        let _ = deadline;
+        refusal.map_or(Ok(()), Err)
+    }
+
+    /// Does what rank 0 says, until it says that there is nothing more to do.
+    pub fn follow(&self, model: &Path, args: &EngineArgs) -> Outcome {
+        let Ranks::Processes(Processes { world, terms, deadline }) = self else { return Ok(()) };
+        let opened = setup::open_one(model, args, &Console::new(true));
+        let digest = match &opened {
+            Ok(model) => Ok(model.digest()),
+            Err(failure) => Err(failure.to_string()),
+        };
+        let hello = serde_json::to_vec(&Hello::new(terms, digest))
+            .map_err(|error| Failure::running(format!("a greeting: {error}")))?;
+        world.reply(&hello, *deadline)?;
+        // Of a refusal rank 0 tells; this one waits for its end.
+        let model = opened.ok();
+        Ok(follow(world, model.as_ref(), setup::threads(args, world.neighbours()))?)
+    }
+
+    /// Tells the other processes that there is nothing more to do.
+    pub fn dismiss(&self) {
+        if let Some(Processes { world, deadline, .. }) = self.processes()
+            && world.rank() == 0
+            && !world.is_broken()
+        {
+            let options = EngineOptions { deadline: *deadline, ..EngineOptions::default() };
+            // Whoever does not hear it has ended already.
+            let _ = dismiss(&**world, &options);
+        }
+    }
+}
+
+impl Hello {
+    fn new(terms: &str, model: Result<u64, String>) -> Hello {
+        Hello { program: program(), terms: terms.to_owned(), model }
+    }
+
+    /// What keeps another rank from running with this one.
+    fn check(&self, other: &Hello) -> Result<(), String> {
+        if other.program != self.program {
+            let (own, other) = (&self.program, &other.program);
+            return Err(format!(
+                "runs another program, {other}, than rank 0, {own}: give all hosts the same helix"
+            ));
+        }
+        if other.terms != self.terms {
+            return Err(format!(
+                "was started with other flags than rank 0:\n  {}\n  {}",
+                other.terms, self.terms
+            ));
+        }
+        match (&other.model, &self.model) {
+            (Err(why), _) => Err(format!("can't open the model: {why}")),
+            (Ok(other), Ok(own)) if other != own => Err(format!(
+                "has another model than rank 0 (digests {other:016x} and {own:016x}): give all \
+                 hosts the same files"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The version of this program, and a digest of its file: builds differ.
+fn program() -> String {
+    let file = std::env::current_exe().and_then(std::fs::read);
+    let digest = file.map_or(0, |bytes| helix_model::digest(&bytes));
+    format!("helix {} ({digest:016x})", env!("CARGO_PKG_VERSION"))
+}
+
+#[cfg(feature = "mpi")]
+fn world(args: &EngineArgs) -> Outcome<Arc<dyn World>> {
+    use crate::args::CommThreadArg;
+    use helix_comm::mpi::{CommThread, MpiWorld};
+    let thread = match args.transport.comm_thread {
+        CommThreadArg::Auto => CommThread::Napping,
+        CommThreadArg::Nap => CommThread::Napping,
+        CommThreadArg::On => CommThread::Eager,
+        CommThreadArg::Off => CommThread::Off,
+    };
+    Ok(Arc::new(MpiWorld::join(thread)?))
+}
+
+#[cfg(not(feature = "mpi"))]
+fn world(_: &EngineArgs) -> Outcome<Arc<dyn World>> {
+    Err(Failure::request(
+        "--transport mpi: this helix was built without MPI (the cargo feature `mpi`)",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_that_differ_are_told_how() {
+        let hello = |program: &str, terms: &str, model: Result<u64, &str>| Hello {
+            program: program.into(),
+            terms: terms.into(),
+            model: model.map_err(str::to_owned),
+        };
+        let own = hello("helix 1 (aa)", "--kvp 2", Ok(7));
+        assert_eq!(own.check(&hello("helix 1 (aa)", "--kvp 2", Ok(7))), Ok(()));
+        let cases = [
+            (hello("helix 1 (bb)", "--kvp 2", Ok(7)), "another program"),
+            (hello("helix 1 (aa)", "--kvp 1", Ok(7)), "--kvp 1"),
+            (hello("helix 1 (aa)", "--kvp 2", Ok(8)), "another model"),
+            (hello("helix 1 (aa)", "--kvp 2", Err("no such file")), "no such file"),
+        ];
+        for (other, words) in cases {
+            let why = own.check(&other).expect_err(words);
+            assert!(why.contains(words), "{why}");
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! All processes: start and end, the communication thread, messages of the front end.
+
+use super::group::MpiComm;
+use super::progress::{Lost, Progress, Tag};
+use super::wire::{MpiError, Wire};
+use crate::backoff::Backoff;
+use crate::{Link, World, WorldError};
+use mpi::Threading;
+use mpi::environment::Universe;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Polls of a wait before the core is given away in between: a poll takes about a microsecond.
+const POLLS: u32 = 16;
+/// How often the communication thread looks whether there is something to do.
+const NAP: Duration = Duration::from_micros(50);
+/// The same, when there has been nothing for [`NAPS`] naps.
+const SLEEP: Duration = Duration::from_millis(1);
+const NAPS: u32 = 200;
+/// How long a rank that gives up stays, so that the others take note of it and can say so.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Who drives messages while a rank computes: MPI moves them only when it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommThread {
+    /// Nobody: small messages leave when they are started, others when a rank waits.
+    Off,
+    /// A thread that looks every 50 us: where all cores compute.
+    Napping,
+    /// A thread that looks all the time, and yields in between: where a core is free.
+    Eager,
+}
+
+/// All processes that were started together. One per process.
+pub struct MpiWorld {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    /// Ends MPI when it is dropped.
+    universe: Option<Universe>,
+    rank: usize,
+    size: usize,
+    neighbours: usize,
+}
+
+/// What the ends of groups, the communication thread and the world have in common.
+pub(crate) struct Shared {
+    progress: Mutex<Progress>,
+    /// Something is on its way.
+    busy: AtomicBool,
+    /// Threads that wait, and poll themselves.
+    waiting: AtomicUsize,
+    stop: AtomicBool,
+}
+
+/// Why a wait ended without what was waited for.
+#[derive(Debug)]
+pub(crate) enum Wait {
+    Late,
+    Lost(Lost),
+    Library(MpiError),
+}
+
+impl Shared {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn rank(&self) -> usize {
+        self.lock().rank()
+    }
+
+    /// There is something to drive. Called while the lock is held.
+    pub(crate) fn set_busy(&self) {
+        self.busy.store(true, Ordering::Relaxed);
+    }
+
+    /// Drives messages until `done` has something.
+    pub(crate) fn wait<R>(
+        &self,
+        deadline: Option<Duration>,
+        mut done: impl FnMut(&mut Progress) -> Result<Option<R>, MpiError>,
+    ) -> Result<R, Wait> {
+        if let Some(result) = done(&mut self.lock()).map_err(Wait::Library)? {
+            return Ok(result);
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let result = self.poll_until(deadline, done);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        result
+    }
+
+    fn poll_until<R>(
+        &self,
+        deadline: Option<Duration>,
+        mut done: impl FnMut(&mut Progress) -> Result<Option<R>, MpiError>,
+    ) -> Result<R, Wait> {
+        let mut backoff = Backoff::with_spins(POLLS);
+        loop {
+            let mut progress = self.lock();
+            self.poll(&mut progress).map_err(Wait::Library)?;
+            if let Some(result) = done(&mut progress).map_err(Wait::Library)? {
+                return Ok(result);
+            }
+            if let Some(lost) = progress.lost() {
+                return Err(Wait::Lost(lost));
+            }
+            drop(progress);
+            if deadline.is_some_and(|deadline| backoff.elapsed() > deadline) {
+                return Err(Wait::Late);
+            }
+            backoff.wait();
+        }
+    }
+
+    fn poll(&self, progress: &mut Progress) -> Result<(), MpiError> {
+        let busy = progress.poll()?;
+        self.busy.store(busy, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives the others time to hear why this rank ends, before its launcher ends them.
+    fn say_farewell(&self) {
+        let end = Instant::now() + FAREWELL;
+        while Instant::now() < end {
+            let _ = self.lock().poll();
+            std::thread::sleep(SLEEP);
+        }
+    }
+
+    /// Tells all others that this rank gives up, because of a rank.
+    pub(crate) fn give_up(&self, because_of: usize) {
+        // That it can't be told is what the others' deadlines are for.
+        let _ = self.lock().give_up(because_of);
+    }
+}
+
+impl MpiWorld {
+    /// Joins the processes that `mpirun`, `srun` or another launcher has started; a process that was
+    /// started by itself is a world of one.
+    ///
+    /// # Errors
+    /// The library does not start, or can't be called from more than one thread.
+    pub fn join(thread: CommThread) -> Result<MpiWorld, WorldError> {
+        let refused = |text: &str| WorldError::Start(text.to_owned());
+        let started = mpi::initialize_with_threading(Threading::Serialized);
+        let (universe, threading) = started.ok_or_else(|| refused("it was started before"))?;
+        if threading < Threading::Serialized {
+            return Err(refused("the library was built without support for threads"));
+        }
+        let wire = Wire::new(&universe.world()).map_err(|error| refused(&error.to_string()))?;
+        let (rank, size) = (wire.rank(), wire.size());
+        let neighbours = wire.neighbours().map_err(|error| refused(&error.to_string()))?;
+        let shared = Arc::new(Shared {
+            progress: Mutex::new(Progress::new(wire)),
+            busy: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let universe = Some(universe);
+        let mut world = MpiWorld { shared, thread: None, universe, rank, size, neighbours };
+        if thread != CommThread::Off && size > 1 {
+            let shared = Arc::clone(&world.shared);
+            let spawned = std::thread::Builder::new()
+                .name("helix-comm".to_owned())
+                .spawn(move || drive(&shared, thread));
+            let refused = |e| WorldError::Start(format!("the system refuses a thread: {e}"));
+            world.thread = Some(spawned.map_err(refused)?);
+        }
+        Ok(world)
+    }
+
+    fn send(
+        &self,
+        to: &mut dyn Iterator<Item = usize>,
+        tag: Tag,
+        message: &[u8],
+        patience: Duration,
+    ) -> Result<(), WorldError> {
+        let library = |error| self.error(Wait::Library(error), self.rank, "", patience);
+        self.shared.lock().send(to, tag, message).map_err(library)?;
+        let mut late = self.rank;
+        let sent = self.shared.wait(Some(patience), |progress| {
+            let first = progress.unsent()?;
+            late = first.unwrap_or(late);
+            Ok(first.is_none().then_some(()))
+        });
+        sent.map_err(|wait| self.error(wait, late, "take a message", patience))
+    }
+
+    fn error(&self, wait: Wait, rank: usize, what: &'static str, after: Duration) -> WorldError {
+        match wait {
+            Wait::Late => {
+                self.shared.give_up(rank);
+                WorldError::Late { rank, what, seconds: after.as_secs() }
+            }
+            Wait::Lost(lost) => WorldError::Lost { rank: lost.because_of },
+            Wait::Library(error) => {
+                self.shared.give_up(rank);
+                WorldError::Library { rank, problem: error.to_string() }
+            }
+        }
+    }
+}
+
+impl World for MpiWorld {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn neighbours(&self) -> usize {
+        self.neighbours
+    }
+
+    fn tell(
+        &self,
+        to: &mut dyn Iterator<Item = usize>,
+        message: &[u8],
+        patience: Duration,
+    ) -> Result<(), WorldError> {
+        self.send(to, Tag::Command, message, patience)
+    }
+
+    fn next_command(&self, message: &mut Vec<u8>) -> Result<(), WorldError> {
+        let receive = |progress: &mut Progress| progress.receive(0, Tag::Command, message);
+        let come = self.shared.wait(None, receive);
+        come.map_err(|wait| self.error(wait, 0, "send a command", Duration::MAX))
+    }
+
+    fn reply(&self, message: &[u8], patience: Duration) -> Result<(), WorldError> {
+        self.send(&mut std::iter::once(0), Tag::Reply, message, patience)
+    }
+
+    fn reply_of(
+        &self,
+        from: usize,
+        message: &mut Vec<u8>,
+        patience: Option<Duration>,
+    ) -> Result<(), WorldError> {
+        let receive = |progress: &mut Progress| progress.receive(from, Tag::Reply, message);
+        let come = self.shared.wait(patience, receive);
+        come.map_err(|wait| self.error(wait, from, "answer", patience.unwrap_or_default()))
+    }
+
+    fn group(
+        &self,
+        group: usize,
+        members: Vec<usize>,
+        max_values: usize,
+        deadline: Duration,
+    ) -> Link {
+        MpiComm::new(&self.shared, group, members, max_values, deadline).into()
+    }
+
+    fn abort(&self) {
+        self.shared.give_up(self.rank);
+    }
+
+    fn is_broken(&self) -> bool {
+        self.shared.lock().lost().is_some()
+    }
+}
+
+impl Drop for MpiWorld {
+    /// Ends MPI, which takes all ranks; where one was lost the process has to end without.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.abort();
+        }
+        let lost = self.is_broken();
+        if lost {
+            self.shared.say_farewell();
+        }
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        if lost {
+            std::mem::forget(self.universe.take());
+        }
+    }
+}
+
+/// The communication thread.
+fn drive(shared: &Shared, mode: CommThread) {
+    let mut idle = 0u32;
+    while !shared.stop.load(Ordering::Relaxed) {
+        let needed = shared.busy.load(Ordering::Relaxed);
+        if !needed || shared.waiting.load(Ordering::Relaxed) > 0 {
+            idle = if needed { 0 } else { idle.saturating_add(1) };
+            std::thread::sleep(if idle < NAPS { NAP } else { SLEEP });
+            continue;
+        }
+        idle = 0;
+        // Whoever waits for what failed will meet the same error.
+        let _ = shared.poll(&mut shared.lock());
+        match mode {
+            CommThread::Eager => std::thread::yield_now(),
+            CommThread::Napping | CommThread::Off => std::thread::sleep(NAP),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Ranks that are processes: rank 0 is the front end, the others do what it tells them.
+
+use crate::comms::Comms;
+use crate::engine::{check_embedding, check_memory};
+use crate::local::LocalRanks;
+use crate::protocol::{Command, Loaded, step_bytes, write_step};
+use crate::rank::largest_messages;
+use crate::{EngineError, EngineOptions, RankCounters};
+use helix_comm::World;
+use helix_layout::{Layout, LayoutSpec, Rank as RankId};
+use helix_model::Model;
+use helix_scheduler::Step;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The other processes, as the front end's engine sees them.
+pub(crate) struct Followers {
+    world: Arc<dyn World>,
+    /// Ranks of the layout; the world may have more.
+    ranks: usize,
+    options: EngineOptions,
+    message: Mutex<Vec<u8>>,
+}
+
+impl Followers {
+    /// Has the other processes make their part of an engine.
+    pub(crate) fn start(
+        world: Arc<dyn World>,
+        layout: &Layout,
+        options: &EngineOptions,
+    ) -> Result<Followers, EngineError> {
+        let message = Mutex::new(Vec::with_capacity(step_bytes(options)));
+        let followers = Followers { world, ranks: layout.ranks(), options: *options, message };
+        followers.tell_all(&Command::Start { layout: &layout.name(), options: *options })?;
+        Ok(followers)
+    }
+
+    /// Waits until all have loaded their shards, however long that takes.
+    ///
+    /// # Errors
+    /// The first of them that did not.
+    pub(crate) fn are_ready(&self) -> Result<(), EngineError> {
+        let mut message = self.message();
+        let mut refusal = None;
+        for rank in 1..self.world.size() {
+            self.world.reply_of(rank, &mut message, None)?;
+            match Loaded::read(&message) {
+                Some(Loaded::Ready) => {}
+                Some(Loaded::Refused(why)) => {
+                    refusal.get_or_insert(EngineError::Refused { rank, why: why.to_owned() });
+                }
+                None => return Err(EngineError::Protocol { rank }),
+            }
+        }
+        refusal.map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn step(&self, step: &Step) -> Result<(), EngineError> {
+        let mut message = self.message();
+        write_step(step, &mut message);
+        let mut ranks = 1..self.ranks;
+        Ok(self.world.tell(&mut ranks, &message, self.options.deadline)?)
+    }
+
+    /// A command to the layout's ranks.
+    pub(crate) fn tell(&self, command: &Command<'_>) -> Result<(), EngineError> {
+        self.send(command, self.ranks)
+    }
+
+    fn tell_all(&self, command: &Command<'_>) -> Result<(), EngineError> {
+        self.send(command, self.world.size())
+    }
+
+    fn send(&self, command: &Command<'_>, ranks: usize) -> Result<(), EngineError> {
+        let mut message = self.message();
+        command.write(&mut message);
+        Ok(self.world.tell(&mut (1..ranks), &message, self.options.deadline)?)
+    }
+
+    /// The counters of ranks 1 and on.
+    pub(crate) fn counters(&self) -> Result<Vec<RankCounters>, EngineError> {
+        self.tell(&Command::Counters)?;
+        let mut message = self.message();
+        let counters = (1..self.ranks).map(|rank| {
+            self.world.reply_of(rank, &mut message, Some(self.options.deadline))?;
+            RankCounters::read(&message).ok_or(EngineError::Protocol { rank })
+        });
+        counters.collect()
+    }
+
+    fn message(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.message.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Followers {
+    fn drop(&mut self) {
+        if !self.world.is_broken() && !std::thread::panicking() {
+            // Whoever can't be told has ended, or will as its waits end.
+            let _ = self.tell_all(&Command::Stop);
+        }
+    }
+}
+
+/// Tells the other processes that there is nothing more to do. For rank 0.
+///
+/// # Errors
+/// One of them does not take it.
+pub fn dismiss(world: &dyn World, options: &EngineOptions) -> Result<(), EngineError> {
+    let mut message = Vec::new();
+    Command::Quit.write(&mut message);
+    Ok(world.tell(&mut (1..world.size()), &message, options.deadline)?)
+}
+
+/// Does what the front end says, until it says that there is nothing more to do. For ranks other
+/// than 0, of which each runs `threads` threads. Without a model the rank only waits for the end:
+/// the front end knows.
+///
+/// # Errors
+/// Ranks lost each other. That this rank can't load its part is the front end's to say.
+///
+/// # Panics
+/// As a rank does.
+pub fn follow(
+    world: &Arc<dyn World>,
+    model: Option<&Arc<Model>>,
+    threads: usize,
+) -> Result<(), EngineError> {
+    let mut message = Vec::new();
+    loop {
+        world.next_command(&mut message)?;
+        match (Command::read(&message), model) {
+            (Some(Command::Start { layout, options }), Some(model)) => {
+                let options = EngineOptions { threads_per_rank: threads, ..options };
+                let layout = layout.to_owned();
+                serve(world, model, &layout, options, &mut message)?;
+            }
+            (Some(Command::Stop), _) => {}
+            (Some(Command::Quit), _) => return Ok(()),
+            _ => return Err(EngineError::Protocol { rank: 0 }),
+        }
+    }
+}
+
+/// One engine, from its start to its end.
+fn serve(
+    world: &Arc<dyn World>,
+    model: &Arc<Model>,
+    layout: &str,
+    options: EngineOptions,
+    message: &mut Vec<u8>,
+) -> Result<(), EngineError> {
+    let made = part(world, model, layout, &options);
+    let refusal = made.as_ref().err().map(ToString::to_string);
+    let answer = refusal.as_deref().map_or(Loaded::Ready, Loaded::Refused);
+    answer.write(message);
+    world.reply(message, options.deadline)?;
+    let Ok(Some(mut ranks)) = made else { return Ok(()) };
+    let mut step = Step::with_capacity(options.max_step_tokens, options.max_sequences);
+    message.reserve(step_bytes(&options));
+    loop {
+        world.next_command(message)?;
+        match Command::read(message) {
+            Some(Command::Step(bytes)) => {
+                bytes.read(&mut step).ok_or(EngineError::Protocol { rank: 0 })?;
+                ranks.step(&step)?;
+            }
+            Some(Command::Truncate { slot, len }) => ranks.truncate(slot, len),
+            Some(Command::FillWithNoise { slot, from, len }) => {
+                ranks.fill_with_noise(slot, from, len);
+            }
+            Some(Command::ResetCounters) => ranks.reset_counters(),
+            Some(Command::Counters) => {
+                let counters = ranks.counters().next().expect("a rank");
+                counters.write(message);
+                world.reply(message, options.deadline)?;
+            }
+            Some(Command::Stop) => return Ok(()),
+            _ => return Err(EngineError::Protocol { rank: 0 }),
+        }
+    }
+}
+
+/// This process's rank of a layout, if it has one.
+pub(crate) fn part(
+    world: &Arc<dyn World>,
+    model: &Arc<Model>,
+    layout: &str,
+    options: &EngineOptions,
+) -> Result<Option<LocalRanks>, EngineError> {
+    let refused = |error: &dyn std::fmt::Display| EngineError::Layout(error.to_string());
+    let spec = LayoutSpec::read(layout, &model.shape()).map_err(|error| refused(&error))?;
+    let layout = Layout::new(&model.shape(), spec).map_err(|error| refused(&error))?;
+    if world.rank() >= layout.ranks() {
+        return Ok(None);
+    }
+    load(world, model, &layout, options, &|_| {}).map(Some)
+}
+
+/// This process's rank of a layout.
+pub(crate) fn load(
+    world: &Arc<dyn World>,
+    model: &Arc<Model>,
+    layout: &Layout,
+    options: &EngineOptions,
+    progress: &dyn Fn(u64),
+) -> Result<LocalRanks, EngineError> {
+    let rank = RankId(world.rank());
+    check_memory(model, layout, &[rank], options)?;
+    check_embedding(model)?;
+    let messages = largest_messages(model, layout, options);
+    let (reduce, deadline) = (options.ffn_reduce, options.deadline);
+    let comms = Comms::of_process(&**world, layout, rank, reduce, &messages, deadline);
+    LocalRanks::load(model, layout, std::iter::once((rank, comms)), options, progress)
+}
