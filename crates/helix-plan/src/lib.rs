@@ -6,6 +6,7 @@
 
 pub mod capacity;
 pub mod costs;
+mod crossover;
 mod experts;
 mod format;
 mod front;
@@ -24,6 +25,7 @@ mod share;
 mod time;
 
 pub use costs::Costs;
+pub use crossover::{Crossover, Duel, Verdict, crossovers};
 pub use experts::Popularity;
 pub use format::{Format, FormatError, Formats};
 pub use front::Front;

@@ -1,6 +1,6 @@
 //! What a search varies: how a model is cut over ranks, pipeline stages included, and how it runs.
 
-use helix_layout::{Degrees, LayoutSpec, ModelShape, QkvMode, Strategy};
+use helix_layout::{Degrees, LayoutSpec, ModelShape, PartialDegrees, QkvMode, Strategy};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -242,6 +242,46 @@ impl Space {
         all
     }
 
+    /// Why there is no legal placement: what is wrong with what was fixed, strategy by strategy.
+    pub fn refusal(&self, shape: &ModelShape) -> String {
+        let Fixed { kvp, tpa, dp, tpf, ep, pp } = self.fixed;
+        let pp = pp.unwrap_or(1);
+        let reasons = self.strategies.iter().map(|&strategy| {
+            let mut named = PartialDegrees { kvp, tpa, dp, tpf, ep };
+            let rest = self.open_degree(strategy, &mut named, pp);
+            let degrees = strategy.complete(named, shape);
+            let spec = LayoutSpec { degrees, ..LayoutSpec::new(strategy, 1, 1) };
+            let placement = Placement { spec, pp, choices: self.choices, hopb: false };
+            match placement.check(shape) {
+                Err(error) => format!("{strategy}: {error}"),
+                Ok(()) => format!(
+                    "{strategy}: {degrees} pp={pp} is {} ranks, and {rest}",
+                    placement.ranks()
+                ),
+            }
+        });
+        reasons.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Names the degree that takes up the ranks that others leave; says of which number of ranks.
+    fn open_degree(&self, strategy: Strategy, named: &mut PartialDegrees, pp: usize) -> String {
+        let most = self.ranks.iter().copied().max().unwrap_or(1);
+        let taken = [named.kvp, named.tpa, named.dp, Some(pp)];
+        let taken = taken.into_iter().flatten().fold(1, usize::saturating_mul);
+        let open = match strategy {
+            Strategy::Helix | Strategy::Medha if named.kvp.is_none() => &mut named.kvp,
+            Strategy::DpEp if named.dp.is_none() => &mut named.dp,
+            _ => &mut named.tpa,
+        };
+        if open.is_none() {
+            *open = Some((most / taken.max(1)).max(1));
+        }
+        match self.ranks.as_slice() {
+            [one] => format!("{one} were asked for"),
+            several => format!("{} to {most} were asked for", several.first().unwrap_or(&1)),
+        }
+    }
+
     /// The ways to run one grid that differ.
     fn variants(
         &self,
@@ -364,6 +404,22 @@ mod tests {
         let found = space.placements(&shape);
         assert!(found.iter().all(|p| p.spec.degrees.kvp == 8 && p.ranks() == 64));
         assert!(found.iter().any(|p| p.spec.strategy == Strategy::Helix && p.hopb));
+    }
+
+    #[test]
+    fn what_leaves_nothing_to_try_says_why() {
+        let shape = Model::named("llama-3.1-8b", Formats::default()).unwrap().shape;
+        let refusal = |fixed, strategy| {
+            let space = Space { fixed, strategies: vec![strategy], ..Space::new(vec![8]) };
+            assert!(space.placements(&shape).is_empty());
+            space.refusal(&shape)
+        };
+        let three = refusal(Fixed { kvp: Some(3), ..Fixed::default() }, Strategy::Helix);
+        assert_eq!(three, "helix: kvp=3 tpa=2 tpf=6 ep=1 pp=1 is 6 ranks, and 8 were asked for");
+        let heads = refusal(Fixed { tpa: Some(16), ..Fixed::default() }, Strategy::Helix);
+        assert!(heads.contains("tpa=16 is more than the model's 8 KV heads"), "{heads}");
+        let experts = refusal(Fixed { ep: Some(2), ..Fixed::default() }, Strategy::Tp);
+        assert!(experts.contains("ep=2 groups of 0 experts"), "{experts}");
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub struct Report {
     pub answers: Vec<Answer>,
     /// Where the latency of the first answer goes, and what its busiest rank holds.
     pub chosen: Option<Chosen>,
+    /// Where Helix starts and stops winning, if that was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub crossovers: Vec<crate::Crossover>,
     /// Configurations that were predicted.
     pub configs: usize,
     /// Placements that do not fit even with the smallest batch.
@@ -134,6 +137,7 @@ impl Report {
             fronts: fronts.collect(),
             answers,
             chosen: chosen.transpose()?,
+            crossovers: Vec::new(),
             configs: found.configs,
             too_large: found.too_large,
             seconds: found.seconds,

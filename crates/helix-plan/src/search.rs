@@ -159,12 +159,7 @@ pub fn search(model: &Model, machine: &Machine, query: &Query) -> Result<Found, 
     check_batches(&query.batches)?;
     let placements = query.space.placements(&model.shape);
     if placements.is_empty() {
-        return Err(PlanError::Nothing(format!(
-            "{} legal for {} over {} ranks",
-            "no combination of the degrees and strategies is",
-            model.name,
-            query.space.ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
-        )));
+        return Err(PlanError::Nothing(query.space.refusal(&model.shape)));
     }
     let next = AtomicUsize::new(0);
     let threads = thread::available_parallelism().map_or(1, NonZero::get);

@@ -47,6 +47,10 @@ pub struct PlanArgs {
     pub skew: f64,
     #[command(flatten)]
     pub degrees: DegreeArgs,
+    /// Say for each doubling of the context with how many users Helix starts and stops winning
+    /// over the other strategies, on the most ranks
+    #[arg(long)]
+    pub crossovers: bool,
     /// Write the fronts as comma-separated values
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,

@@ -8,7 +8,10 @@ use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::output::Table;
 use helix_layout::Strategy;
-use helix_plan::{Batches, Chosen, Fixed, Popularity, Query, Report, Row, Settings, Space};
+use helix_plan::{
+    Batches, Chosen, Crossover, Duel, Fixed, Popularity, Query, Report, Row, Settings, Space,
+    Verdict, crossovers,
+};
 use inputs::{machine, model, threads};
 
 /// Runs the command.
@@ -17,7 +20,10 @@ pub fn run(args: PlanArgs) -> Outcome {
     let model = model(&args, &console)?;
     let machine = machine(&args.hardware)?;
     let query = query(&args, threads(&args, &machine))?;
-    let report = Report::new(&model, &machine, &query)?;
+    let mut report = Report::new(&model, &machine, &query)?;
+    if args.crossovers {
+        report.crossovers = crossovers(&model, &machine, &query)?;
+    }
     if let Some(path) = &args.csv {
         std::fs::write(path, report.csv()).map_err(|error| {
             Failure::request(format!("{}: cannot write it: {error}", path.display()))
@@ -97,6 +103,9 @@ fn print(report: &Report, args: &PlanArgs, console: &Console) -> Outcome {
     if let Some(chosen) = &report.chosen {
         print_chosen(chosen, &report.answers[0].question)?;
     }
+    if !report.crossovers.is_empty() {
+        print_crossovers(&report.crossovers)?;
+    }
     console.note(&format!(
         "{} configurations in {:.3} s ({:.1} million per second); {} placements hold not even the \
          smallest batch",
@@ -155,4 +164,42 @@ fn print_chosen(chosen: &Chosen, question: &str) -> Outcome {
         ]);
     }
     output::text(&table.to_string())
+}
+
+/// Who is fastest, by context and users.
+fn print_crossovers(crossovers: &[Crossover]) -> Outcome {
+    output::line(
+        "\nMilliseconds per token of the fastest layout that holds so many users, Helix over the \
+         best of the others; * where Helix wins by more than 1 %, - where it loses:",
+    )?;
+    let users: Vec<usize> = crossovers
+        .iter()
+        .flat_map(|crossover| crossover.duels.iter().map(|duel| duel.batch))
+        .max()
+        .map(|most| (0..).map(|power| 1 << power).take_while(|batch| *batch <= most).collect())
+        .unwrap_or_default();
+    // Every other power of two, to fit a line.
+    let users: Vec<usize> = users.into_iter().step_by(2).collect();
+    let mut lines = format!("{:>10}", "context");
+    users.iter().for_each(|batch| lines += &format!("{batch:>18}"));
+    lines.push('\n');
+    for Crossover { context, duels } in crossovers {
+        lines += &format!("{context:>10}");
+        for batch in &users {
+            let duel = duels.iter().find(|duel| duel.batch == *batch);
+            lines += &format!("{:>18}", duel.map_or_else(String::new, score));
+        }
+        lines = lines.trim_end().to_owned() + "\n";
+    }
+    output::text(&lines)
+}
+
+fn score(duel: &Duel) -> String {
+    let ms = |row: &Option<Row>| row.map_or("none".to_owned(), |row| format!("{:.1}", row.ttl_ms));
+    let mark = match duel.verdict() {
+        Verdict::Helix => "*",
+        Verdict::Draw => " ",
+        Verdict::Other => "-",
+    };
+    format!("{}/{}{mark}", ms(&duel.helix), ms(&duel.other))
 }
