@@ -16,7 +16,7 @@ const fn rule(name: &'static str, uses: &'static [&'static str]) -> Rule {
     Rule { name, uses, dev: &[] }
 }
 
-const RULES: [Rule; 10] = [
+const RULES: [Rule; 11] = [
     rule("helix-layout", &[]),
     rule("helix-kernels", &[]),
     rule("helix-comm", &["helix-layout"]),
@@ -42,6 +42,7 @@ const RULES: [Rule; 10] = [
             "helix-server",
         ],
     ),
+    rule("helix-hosts", &[]),
     rule("xtask", &[]),
 ];
 

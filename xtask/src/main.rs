@@ -1,10 +1,11 @@
 //! The project's own chores: `cargo x demo | test | ci | model | synthetic |
-//! fixtures | paper | bench`.
+//! hosts | fixtures | paper | bench`.
 #![forbid(unsafe_code)]
 
 mod ci;
 mod demo;
 mod directions;
+mod hosts;
 mod model;
 mod python;
 mod shell;
@@ -47,6 +48,12 @@ enum Chore {
         #[arg(value_names = ["NAME", "FILE"], num_args = 0..=2)]
         arguments: Vec<String>,
     },
+    /// Runs a command on emulated hosts: `cargo x hosts 2 --delay-us 50 --gbit 10 -- mpirun -n 2 ...`
+    Hosts {
+        /// Arguments of `helix-hosts run`; `--help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Makes the committed test fixtures again (Python, torch and transformers: some gigabytes)
     Fixtures(python::Interpreter),
     /// Computes the paper's evaluation again and writes docs/paper.md
@@ -70,6 +77,10 @@ fn main() -> ExitCode {
             model::fetch_named(&name).map(|path| println!("{}", path.display()))
         }
         Chore::Synthetic { arguments } => synthetic::run(&arguments),
+        Chore::Hosts { arguments } => match hosts::run(&arguments) {
+            Ok(status) => return status,
+            Err(error) => Err(error),
+        },
         Chore::Fixtures(python) => python.fixtures(),
         Chore::Paper => paper(),
         Chore::Bench { python, arguments } => python.bench(&arguments),

@@ -8,12 +8,13 @@ use anyhow::{Context, Result, bail};
 use crate::shell;
 
 /// Files, or folders by their last `/`, from the workspace's root.
-const HOMES: [&str; 5] = [
+const HOMES: [&str; 6] = [
     "crates/helix-kernels/src/arch/",
     "crates/helix-kernels/src/columns.rs",
     "crates/helix-model/src/mmap.rs",
     "crates/helix-comm/src/team.rs",
     "crates/helix-comm/src/threads.rs",
+    "crates/helix-comm/src/mpi/",
 ];
 
 /// The keyword, spelled so that this file does not hold it.

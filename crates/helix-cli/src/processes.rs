@@ -5,7 +5,7 @@ use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::setup;
 use helix_comm::World;
-use helix_engine::{EngineOptions, dismiss, follow};
+use helix_engine::{dismiss, follow};
 use helix_layout::Layout;
 use helix_model::Model;
 use serde::{Deserialize, Serialize};
@@ -126,9 +126,8 @@ impl Ranks {
             && world.rank() == 0
             && !world.is_broken()
         {
-            let options = EngineOptions { deadline: *deadline, ..EngineOptions::default() };
             // Whoever does not hear it has ended already.
-            let _ = dismiss(&**world, &options);
+            let _ = dismiss(&**world, *deadline);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{directory, file, model_bytes, run, run_with, stderr};
+use common::{directory, file, fixture, model_bytes, run, run_with, stderr};
 use std::process::Output;
 
 fn refused(line: &str, output: &Output, words: &[&str]) {
@@ -48,6 +48,92 @@ fn models() {
     ];
     for (line, words) in &cases {
         refused(line, &run(line), words);
+    }
+}
+
+/// A copy of a directory of the fixtures, one of whose files is `change`d.
+fn spoilt(model: &str, copy: &str, name: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) -> String {
+    let to = directory().join(copy);
+    std::fs::create_dir_all(&to).expect("a directory");
+    for entry in std::fs::read_dir(fixture(model)).expect("a fixture") {
+        let path = entry.expect("an entry").path();
+        std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("a copy");
+    }
+    let path = to.join(name);
+    std::fs::write(&path, change(std::fs::read(&path).unwrap_or_default())).expect("a file");
+    to.display().to_string()
+}
+
+#[test]
+fn directories() {
+    let text = |from: &'static str, to: &'static str| {
+        move |bytes: Vec<u8>| {
+            let text = String::from_utf8(bytes).expect("text");
+            assert!(text.contains(from), "{from} in {text}");
+            text.replacen(from, to, 1).into_bytes()
+        }
+    };
+    let whole = |with: &'static str| move |_| with.as_bytes().to_vec();
+    let half = |bytes: Vec<u8>| bytes[..bytes.len() / 2].to_vec();
+    let long = |mut bytes: Vec<u8>| {
+        bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        bytes
+    };
+    let config = "config.json";
+    let index = "model.safetensors.index.json";
+    let template = "chat_template.jinja";
+    let deep = "[".repeat(100_000);
+    let cases: [(String, &[&str]); 12] = [
+        (spoilt("qwen3", "d1", config, half), &[config]),
+        (spoilt("qwen3", "d2", config, |_| deep.clone().into_bytes()), &[config]),
+        (
+            spoilt("qwen3", "d3", config, text("\"hidden_size\": ", "\"hidden_size\": 99999999")),
+            &[config, "hidden_size"],
+        ),
+        (
+            spoilt(
+                "qwen3",
+                "d4",
+                config,
+                text("\"num_hidden_layers\": ", "\"num_hidden_layers\": -"),
+            ),
+            &[config, "num_hidden_layers"],
+        ),
+        (spoilt("qwen3", "d5", config, text("\"qwen3\"", "\"no_such\"")), &["no_such", "qwen3"]),
+        (
+            spoilt(
+                "qwen3-moe",
+                "d6",
+                config,
+                text("\"num_experts_per_tok\": ", "\"num_experts_per_tok\": 9"),
+            ),
+            &[config, "93 of 7 experts per token", "1 to 7"],
+        ),
+        (spoilt("qwen3", "d7", "model.safetensors", half), &["model.safetensors"]),
+        (spoilt("qwen3", "d8", "model.safetensors", long), &["model.safetensors"]),
+        (
+            spoilt("llama3", "d9", index, text("model-00001", "../model-00001")),
+            &[index, "../model-00001"],
+        ),
+        (spoilt("llama3", "d10", index, whole("{\"weight_map\": 3}")), &[index]),
+        (spoilt("qwen3", "d11", "tokenizer.json", half), &["tokenizer.json"]),
+        (spoilt("qwen3", "d12", "tokenizer.json", whole("{}")), &["tokenizer.json"]),
+    ];
+    for (path, words) in &cases {
+        refused(path, &run(&format!("run {path} -p hello -n 1")), words);
+    }
+    // A template is only read where there is a chat.
+    let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x\
+                   {% endfor %}{% endfor %}{% endfor %}";
+    for (copy, hostile) in [
+        ("t1", endless),
+        ("t2", "{{ raise_exception('not today') }}"),
+        ("t3", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"),
+        ("t4", "{% if"),
+    ] {
+        let path = spoilt("qwen3", copy, template, |_| hostile.as_bytes().to_vec());
+        let line = format!("run {path} -p hello -n 1 --chat");
+        refused(&line, &run(&line), &["template"]);
     }
 }
 

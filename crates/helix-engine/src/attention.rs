@@ -1,19 +1,16 @@
-//! The attention phase between the projections: partial attention over this rank's own tokens, the
-//! all-to-all, and the merge that makes it exact. HELIX.md's steps 4 to 6 (paper section 2.2).
+//! Partial attention over this rank's own tokens: HELIX.md's step 4 (paper section 2.2). What comes
+//! of it goes to `exchange.rs`.
 
 use crate::batch::{Batch, Item, Sight, tile_tokens};
+use crate::exchange::Outputs;
 use crate::kv::KvCache;
 use crate::lanes::{Lane, Lanes};
 use crate::pieces;
-use crate::values::{ValueBuffers, ValuePlan};
-use helix_comm::{Chunks, Comm, CommError, Counts, Pending};
-use helix_kernels::attention::{
-    attend, clear, finish, finish_with_sink, fold, lse_of, merge_parts, state_len,
-};
+use crate::values::ValuePlan;
+use helix_kernels::attention::{attend, clear, fold, state_len};
 use helix_kernels::columns::{SharedParts, SharedRows};
-use helix_kernels::{Activations, Lse};
 use helix_layout::{Layout, Rank};
-use helix_model::{Config, LayerWeights};
+use helix_model::Config;
 use std::ops::Range;
 
 /// Chunks of one item that are computed side by side before they are folded in order, where their
@@ -23,6 +20,8 @@ const WAVE_CHUNKS: Range<usize> = 4..65;
 const WAVE_VALUES: usize = 1 << 22;
 /// Short runs of chunks per thread.
 const REST_RUNS: usize = 8;
+/// Items per thread from which on each thread takes whole items.
+const FEW_ITEMS: usize = 4;
 
 /// What the phase knows of its rank's heads; made once.
 pub(crate) struct Heads {
@@ -44,6 +43,8 @@ pub(crate) struct Heads {
     pub(crate) kept: Vec<Range<usize>>,
     /// This rank's index in the group.
     pub(crate) member: usize,
+    /// The heads that it keeps of each KV head's, counted from the first that it keeps.
+    pub(crate) own_groups: Vec<Range<usize>>,
     /// Where its kept heads lie in its rows of the out-projection's input, and the row's length.
     pub(crate) out_start: usize,
     pub(crate) out_cols: usize,
@@ -68,6 +69,13 @@ impl Heads {
             let heads = layout.out_heads(Rank(member));
             if heads.is_empty() { 0..0 } else { heads.start - q.start..heads.end - q.start }
         });
+        let kept: Vec<_> = kept.collect();
+        let member = layout.attention(rank).kvp;
+        let own = &kept[member];
+        let own_group = |group: &Range<usize>| {
+            let heads = common(group, own);
+            heads.start - own.start..heads.end - own.start
+        };
         let out_cols = layout.out_cols(rank);
         Heads {
             dim: config.head_dim,
@@ -76,9 +84,10 @@ impl Heads {
             scale: config.attention_scale,
             q: q.len(),
             kv_of: kv_of.collect(),
+            own_groups: groups.iter().map(own_group).collect(),
             groups,
-            kept: kept.collect(),
-            member: layout.attention(rank).kvp,
+            kept,
+            member,
             out_start: layout.out_heads(rank).start * value - out_cols.start,
             out_cols: out_cols.len(),
             values,
@@ -99,53 +108,39 @@ impl Heads {
         let rows = |group: &Range<usize>| tile_tokens(group.len()).min(max_tokens) * group.len();
         self.groups.iter().map(rows).max().unwrap_or(0)
     }
-
-    /// Values of one head's output in a message.
-    fn sent(&self) -> usize {
-        match self.values {
-            Some(ValuePlan { before: true, .. }) => self.value,
-            _ => self.attended,
-        }
-    }
-
-    /// Values of one head in a message: its output, and the log-sum-exp.
-    fn message(&self) -> usize {
-        self.sent() + 1
-    }
 }
 
-/// The phase's buffers, sized once.
+/// The heads that are in both runs: where `run` starts or later, if there are none.
+pub(crate) fn common(heads: &Range<usize>, run: &Range<usize>) -> Range<usize> {
+    let start = heads.start.clamp(run.start, run.end);
+    start..heads.end.clamp(start, run.end)
+}
+
+/// Partial attention's buffers, sized once.
 pub(crate) struct AttentionBuffers {
-    /// A state for each row and query head, in the order of [`Batch::state_of`].
+    /// A state for each row and query head, in the order of [`Batch::row_of`].
     pub(crate) states: Vec<f32>,
     /// States of chunks that wait to be folded.
     parts: Vec<f32>,
     /// Where threads' runs of those end.
     runs: Vec<usize>,
-    send_counts: Vec<usize>,
-    recv_counts: Vec<usize>,
-    pub(crate) values: ValueBuffers,
 }
 
 impl AttentionBuffers {
-    pub(crate) fn new(
-        heads: &Heads,
-        max_tokens: usize,
-        threads: usize,
-        values: ValueBuffers,
-    ) -> AttentionBuffers {
-        let members = heads.kept.len();
+    pub(crate) fn new(heads: &Heads, max_tokens: usize, threads: usize) -> AttentionBuffers {
         let state = state_len(heads.attended);
-        let column = 4 * threads * heads.item_rows(max_tokens) * state;
+        let column = FEW_ITEMS * threads * heads.item_rows(max_tokens) * state;
         let wave = (WAVE_VALUES / column.max(1)).clamp(WAVE_CHUNKS.start, WAVE_CHUNKS.end - 1);
         AttentionBuffers {
             states: vec![0.0; max_tokens * heads.q * state],
             parts: vec![0.0; wave * column],
             runs: Vec::with_capacity(pieces::count(threads, REST_RUNS)),
-            send_counts: vec![0; members],
-            recv_counts: vec![0; members],
-            values,
         }
+    }
+
+    /// What has been computed so far.
+    pub(crate) fn outputs<'a>(&'a self, batch: &'a Batch, heads: &'a Heads) -> Outputs<'a> {
+        Outputs { batch, heads, states: &self.states }
     }
 }
 
@@ -156,105 +151,161 @@ pub(crate) struct QkvRows<'a> {
     pub(crate) len: usize,
 }
 
-/// Attention of every query row over this rank's own tokens: a state per row and query head.
+/// Attention of a piece's query rows over this rank's own tokens: a state per row and query head.
 pub(crate) fn partial(
     lanes: &mut Lanes,
     kv: &KvCache,
     layer: usize,
-    (batch, sight): (&Batch, &Sight),
+    (batch, sight, piece): (&Batch, &Sight, usize),
     heads: &Heads,
     qkv: QkvRows<'_>,
     buffers: &mut AttentionBuffers,
 ) {
-    if sight.by_chunk {
-        chunk_by_chunk(lanes, kv, layer, (batch, sight), heads, qkv, buffers);
+    let items = batch.items(&sight.piece(piece));
+    let work = Work { kv, layer, batch, sight, heads, qkv, items };
+    let few = work.items.len() < FEW_ITEMS * lanes.threads();
+    if few && work.chunks() > 1 {
+        work.chunk_by_chunk(lanes, buffers);
     } else {
-        item_by_item(lanes, kv, layer, (batch, sight), heads, qkv, &mut buffers.states);
+        work.item_by_item(lanes, &mut buffers.states);
     }
 }
 
-/// Each thread takes whole items and folds their chunks as it goes.
-fn item_by_item(
-    lanes: &mut Lanes,
-    kv: &KvCache,
+/// Some items of a layer's attention.
+struct Work<'a> {
+    kv: &'a KvCache,
     layer: usize,
-    (batch, sight): (&Batch, &Sight),
-    heads: &Heads,
-    qkv: QkvRows<'_>,
-    states: &mut [f32],
-) {
-    let state = state_len(heads.attended);
-    let shared = SharedParts::new(states, &sight.state_ends);
-    lanes.share(|lane| {
-        while let Some((index, acc)) = shared.next() {
-            let item = &sight.items[index];
-            lane.load(item, batch, sight, heads, qkv);
-            acc.chunks_exact_mut(state).for_each(clear);
-            let view = kv.view(layer, item.head, item.slot);
-            let Lane { attention, states, queries, sees, .. } = &mut *lane;
-            let part = &mut states[..acc.len()];
-            for chunk in item.chunks() {
-                attend(part, queries, sees, &view, item.chunk(chunk), attention);
-                fold_rows(acc, part, state);
-            }
-        }
-    });
+    batch: &'a Batch,
+    sight: &'a Sight,
+    heads: &'a Heads,
+    qkv: QkvRows<'a>,
+    items: Range<usize>,
 }
 
-/// Few items: each thread takes a long run of chunks, then short ones, whose states are folded
-/// afterwards in the same order. Threads that took single chunks in turn would each read every
-/// second page, and ask ahead for pages that are another's: a quarter less of the bandwidth.
-fn chunk_by_chunk(
-    lanes: &mut Lanes,
-    kv: &KvCache,
-    layer: usize,
-    (batch, sight): (&Batch, &Sight),
-    heads: &Heads,
-    qkv: QkvRows<'_>,
-    buffers: &mut AttentionBuffers,
-) {
-    let AttentionBuffers { states, parts, runs, .. } = buffers;
-    let state = state_len(heads.attended);
-    let sizes = |index: usize| {
-        let before = if index == 0 { 0 } else { sight.state_ends[index - 1] };
-        sight.state_ends[index] - before
-    };
-    let slot = (0..sight.items.len()).map(sizes).max().unwrap_or(0);
-    let end = sight.state_ends.last().copied().unwrap_or(0);
-    states[..end].chunks_exact_mut(state).for_each(clear);
-    let wave = (parts.len() / (slot * sight.items.len()).max(1)).max(1);
-    for first in (0..sight.chunks()).step_by(wave) {
-        let chunks = sight.wave(first, wave).last().map_or(0, |(_, run)| run.end);
-        runs.clear();
-        runs.extend(pieces::ends(chunks, lanes.threads(), REST_RUNS).map(|end| end * slot));
-        let shared = SharedParts::new(&mut *parts, runs);
+impl Work<'_> {
+    fn items(&self) -> &[Item] {
+        &self.sight.items[self.items.clone()]
+    }
+
+    /// Chunks of the longest item.
+    fn chunks(&self) -> usize {
+        self.items().iter().map(|item| item.chunks().len()).max().unwrap_or(0)
+    }
+
+    /// Where the states of item `index` of the sight start.
+    fn start(&self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |before| self.sight.state_ends[before])
+    }
+
+    /// Values of the states of item `index` of the sight.
+    fn size(&self, index: usize) -> usize {
+        self.sight.state_ends[index] - self.start(index)
+    }
+
+    /// The items' chunks from each one's `first` on, up to `most` of each, laid end to end: every
+    /// item's index with its run of them.
+    fn wave(&self, first: usize, most: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let mut end = 0;
+        self.items.clone().zip(self.items()).map(move |(index, item)| {
+            let start = end;
+            end += most.min(item.chunks().len().saturating_sub(first));
+            (index, start..end)
+        })
+    }
+
+    /// Each thread takes whole items and folds their chunks as it goes.
+    fn item_by_item(&self, lanes: &mut Lanes, states: &mut [f32]) {
+        let state = state_len(self.heads.attended);
+        let shared = SharedParts::some(states, &self.sight.state_ends, self.items.clone());
         lanes.share(|lane| {
-            while let Some((run, parts)) = shared.next() {
-                let start = runs[run] / slot - parts.len() / slot;
-                let run = start..runs[run] / slot;
-                for (index, (item, own)) in sight.wave(first, wave).enumerate() {
-                    let mine = run.start.max(own.start)..run.end.min(own.end);
-                    if mine.is_empty() {
-                        continue;
-                    }
-                    lane.load(item, batch, sight, heads, qkv);
-                    let view = kv.view(layer, item.head, item.slot);
-                    for at in mine {
-                        let range = item.chunk(item.chunks().start + first + at - own.start);
-                        let part = &mut parts[(at - run.start) * slot..][..sizes(index)];
-                        let Lane { attention, queries, sees, .. } = &mut *lane;
-                        attend(part, queries, sees, &view, range, attention);
-                    }
+            while let Some((index, acc)) = shared.next() {
+                let item = &self.sight.items[index];
+                lane.load(item, self);
+                acc.chunks_exact_mut(state).for_each(clear);
+                let view = self.kv.view(self.layer, item.head, item.slot);
+                let Lane { attention, states, queries, sees, .. } = &mut *lane;
+                let part = &mut states[..acc.len()];
+                for chunk in item.chunks() {
+                    attend(part, queries, sees, &view, item.chunk(chunk), attention);
+                    fold_rows(acc, part, state);
                 }
             }
         });
-        let rows = SharedRows::new(&mut states[..end], state);
-        let parts = &*parts;
+    }
+
+    /// Few items: each thread takes a long run of chunks, then short ones, whose states are folded
+    /// afterwards in the same order. Threads that took single chunks in turn would each read every
+    /// second page, and ask ahead for pages that are another's: a quarter less of the bandwidth.
+    fn chunk_by_chunk(&self, lanes: &mut Lanes, buffers: &mut AttentionBuffers) {
+        let AttentionBuffers { states, parts, runs } = buffers;
+        let state = state_len(self.heads.attended);
+        let slot = self.items.clone().map(|index| self.size(index)).max().unwrap_or(0);
+        let states = &mut states[self.start(self.items.start)..self.start(self.items.end)];
+        states.chunks_exact_mut(state).for_each(clear);
+        let wave = (parts.len() / (slot * self.items.len()).max(1)).max(1);
+        for first in (0..self.chunks()).step_by(wave) {
+            let chunks = self.wave(first, wave).last().map_or(0, |(_, run)| run.end);
+            runs.clear();
+            runs.extend(pieces::ends(chunks, lanes.threads(), REST_RUNS).map(|end| end * slot));
+            let shared = SharedParts::new(&mut *parts, runs);
+            lanes.share(|lane| {
+                while let Some((run, parts)) = shared.next() {
+                    let start = runs[run] / slot - parts.len() / slot;
+                    self.run(lane, first, wave, start..runs[run] / slot, parts, slot);
+                }
+            });
+            self.fold(lanes, first, wave, states, &parts[..chunks * slot], slot);
+        }
+    }
+
+    /// Some chunks of a wave, each to its `slot` of `parts`.
+    fn run(
+        &self,
+        lane: &mut Lane,
+        first: usize,
+        wave: usize,
+        run: Range<usize>,
+        parts: &mut [f32],
+        slot: usize,
+    ) {
+        for (index, own) in self.wave(first, wave) {
+            let mine = run.start.max(own.start)..run.end.min(own.end);
+            if mine.is_empty() {
+                continue;
+            }
+            let item = &self.sight.items[index];
+            lane.load(item, self);
+            let view = self.kv.view(self.layer, item.head, item.slot);
+            for at in mine {
+                let range = item.chunk(item.chunks().start + first + at - own.start);
+                let part = &mut parts[(at - run.start) * slot..][..self.size(index)];
+                let Lane { attention, queries, sees, .. } = &mut *lane;
+                attend(part, queries, sees, &view, range, attention);
+            }
+        }
+    }
+
+    /// Adds a wave's chunks to the items' states.
+    fn fold(
+        &self,
+        lanes: &mut Lanes,
+        first: usize,
+        wave: usize,
+        states: &mut [f32],
+        parts: &[f32],
+        slot: usize,
+    ) {
+        let state = state_len(self.heads.attended);
+        let before = self.start(self.items.start);
+        let chunks = parts.len() / slot.max(1);
+        let rows = SharedRows::new(states, state);
         lanes.by_token(chunks, |_| {
             while let Some((row, acc)) = rows.next() {
-                let index = sight.state_ends.partition_point(|&end| end <= row * state);
-                let at = row * state - (sight.state_ends[index] - sizes(index));
-                let (_, own) = sight.wave(first, wave).nth(index).expect("an item");
+                let place = before + row * state;
+                let index = self.sight.state_ends.partition_point(|&end| end <= place);
+                let at = place - self.start(index);
+                let (_, own) =
+                    self.wave(first, wave).nth(index - self.items.start).expect("an item");
                 for part in parts.chunks_exact(slot).take(own.end).skip(own.start) {
                     fold(acc, &part[at..at + state]);
                 }
@@ -271,7 +322,8 @@ fn fold_rows(acc: &mut [f32], part: &[f32], state: usize) {
 
 impl Lane {
     /// Gathers an item's query rows, scaled, and what each may see.
-    fn load(&mut self, item: &Item, batch: &Batch, sight: &Sight, heads: &Heads, qkv: QkvRows<'_>) {
+    fn load(&mut self, item: &Item, work: &Work<'_>) {
+        let &Work { batch, sight, heads, qkv, .. } = work;
         debug_assert!(item.tokens.end <= batch.tokens.len());
         let group = &heads.groups[item.head];
         self.queries.clear();
@@ -281,167 +333,5 @@ impl Lane {
             self.queries.extend(q.iter().map(|q| q * heads.scale));
             self.sees.extend(group.clone().map(|_| sight.sees[token]));
         }
-    }
-}
-
-/// Finishes the states and starts their exchange in the KVP group, each member's heads to that
-/// member; a group of one exchanges nothing. Gives bytes of weights read.
-pub(crate) fn send(
-    lanes: &mut Lanes,
-    group: &mut impl Comm,
-    batch: &Batch,
-    heads: &Heads,
-    w: &LayerWeights,
-    buffers: &mut AttentionBuffers,
-) -> Result<(u64, Option<Pending>), CommError> {
-    if heads.kept.len() == 1 {
-        return Ok((0, None));
-    }
-    let AttentionBuffers { states, send_counts, recv_counts, values, .. } = buffers;
-    let tokens = batch.tokens.len();
-    let outputs = Outputs { batch, heads, states };
-    let before = heads.values.is_some_and(|values| values.before);
-    let bytes = if before { values.raise(lanes, outputs, w) } else { 0 };
-    for (member, kept) in heads.kept.iter().enumerate() {
-        send_counts[member] = tokens * kept.len() * heads.message();
-        recv_counts[member] = tokens * heads.own().len() * heads.message();
-    }
-    let counts = Counts { send: send_counts, recv: recv_counts };
-    let pending = group.start_all_to_all(counts, |mut message| {
-        for (kept, &count) in heads.kept.iter().zip(counts.send) {
-            let chunk = message.split_off_mut(..count).expect("a chunk for each member");
-            pack(lanes, chunk, outputs, kept, before.then_some(&*values));
-        }
-    })?;
-    Ok((bytes, Some(pending)))
-}
-
-/// Waits for the group's partial outputs and hands them to `merge`; none in a group of one.
-pub(crate) fn receive(
-    group: &mut impl Comm,
-    sent: Option<Pending>,
-    merge: impl FnOnce(Option<Chunks<'_>>),
-) -> Result<(), CommError> {
-    match sent {
-        None => merge(None),
-        Some(pending) => group.finish(pending, |parts| merge(Some(parts)))?,
-    }
-    Ok(())
-}
-
-/// One member's message: `[tokens, its heads, sent + 1]`, an output and its log-sum-exp.
-fn pack(
-    lanes: &mut Lanes,
-    chunk: &mut [f32],
-    outputs: Outputs<'_>,
-    kept: &Range<usize>,
-    raised: Option<&ValueBuffers>,
-) {
-    if kept.is_empty() {
-        return;
-    }
-    let message = outputs.heads.message();
-    let shared = SharedRows::new(chunk, kept.len() * message);
-    lanes.by_token(outputs.batch.tokens.len(), |_| {
-        while let Some((token, row)) = shared.next() {
-            for (head, to) in kept.clone().zip(row.chunks_exact_mut(message)) {
-                let (lse, o) = to.split_last_mut().expect("an output and an lse");
-                *lse = match raised {
-                    Some(values) => {
-                        values.copy(o, token, head);
-                        outputs.lse(token, head).ln()
-                    }
-                    None => outputs.finish(o, token, head).ln(),
-                };
-            }
-        }
-    });
-}
-
-/// What partial attention left of a batch.
-#[derive(Clone, Copy)]
-pub(crate) struct Outputs<'a> {
-    pub(crate) batch: &'a Batch,
-    pub(crate) heads: &'a Heads,
-    states: &'a [f32],
-}
-
-impl<'a> Outputs<'a> {
-    fn state(&self, token: usize, head: usize) -> &'a [f32] {
-        let Heads { groups, kv_of, q, attended, .. } = self.heads;
-        let group = &groups[kv_of[head]];
-        &self.states[self.batch.state_of(token, group, head, *q, state_len(*attended))]
-    }
-
-    /// The log-sum-exp of a head's scores against this rank's tokens.
-    fn lse(&self, token: usize, head: usize) -> Lse {
-        lse_of(self.state(token, head))
-    }
-
-    /// A head's output over this rank's tokens.
-    pub(crate) fn finish(&self, out: &mut [f32], token: usize, head: usize) -> Lse {
-        finish(out, self.state(token, head))
-    }
-}
-
-/// Merges the group's partial outputs of the heads that this rank keeps, in shard order, into the
-/// out-projection's input `[tokens, out_cols]`; zero where a column belongs to a head that another
-/// rank keeps. A group of one has nothing to merge. Sinks take part here: once.
-pub(crate) fn merge(
-    lanes: &mut Lanes,
-    parts: Option<Chunks<'_>>,
-    batch: &Batch,
-    heads: &Heads,
-    w: &LayerWeights,
-    buffers: &mut AttentionBuffers,
-    out: &mut Activations,
-) -> u64 {
-    let AttentionBuffers { states, values, .. } = buffers;
-    let outputs = Outputs { batch, heads, states };
-    let merged = Merged { outputs, parts, sinks: w.sinks.as_deref() };
-    let after = heads.values.is_some_and(|values| parts.is_none() || !values.before);
-    let bytes = if after { values.raise_merged(lanes, &merged, w) } else { 0 };
-    let (values, own) = (&*values, heads.own());
-    let rows = out.fill(batch.tokens.len(), heads.out_cols);
-    lanes.by_token(batch.tokens.len(), |lane| {
-        while let Some(row) = rows.next() {
-            let out = &mut lane.row[..heads.out_cols];
-            out.fill(0.0);
-            let kept = &mut out[heads.out_start..][..own.len() * heads.value];
-            for (index, o) in kept.chunks_exact_mut(heads.value).enumerate() {
-                if after {
-                    values.copy(o, row.token(), index);
-                } else {
-                    merged.head(o, row.token(), index, &mut lane.lse);
-                }
-            }
-            row.write(out);
-        }
-    });
-    bytes
-}
-
-/// The group's partial outputs of the heads that this rank keeps.
-pub(crate) struct Merged<'a, 'c> {
-    pub(crate) outputs: Outputs<'a>,
-    parts: Option<Chunks<'c>>,
-    sinks: Option<&'a [f32]>,
-}
-
-impl Merged<'_, '_> {
-    /// The exact output of kept head `index`.
-    pub(crate) fn head(&self, out: &mut [f32], token: usize, index: usize, lse: &mut Vec<Lse>) {
-        let heads = self.outputs.heads;
-        let own = heads.own();
-        let sink = self.sinks.map(|sinks| sinks[index]);
-        let Some(parts) = self.parts else {
-            finish_with_sink(out, self.outputs.state(token, own.start + index), sink);
-            return;
-        };
-        let first = (token * own.len() + index) * heads.message();
-        let of = |shard: usize| &parts.of(shard)[first..][..heads.message()];
-        lse.clear();
-        lse.extend((0..parts.count()).map(|shard| Lse::from_ln(of(shard)[heads.sent()])));
-        merge_parts(out, of, lse, sink);
     }
 }

@@ -1,5 +1,7 @@
 //! What a step means on one rank: where its tokens lie, what they see, and how attention is cut.
 
+use crate::attention::{Heads, common};
+use crate::hopb;
 use crate::kv::KvCache;
 use helix_kernels::attention::{CHUNK_TOKENS, Sees};
 use helix_layout::{Layout, Rank};
@@ -11,6 +13,9 @@ use std::ops::Range;
 const TILE_ROWS: usize = 64;
 /// Query tokens of one attention item at most.
 const TILE_TOKENS: usize = 16;
+/// Query rows that attention takes through a page together, and what an item costs beside: in
+/// tokens seen.
+const PASS: (usize, usize) = (4, 64);
 
 /// A token whose attention this rank takes part in.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +51,34 @@ impl Item {
         let start = chunk * CHUNK_TOKENS;
         start..self.seen.end.min(start + CHUNK_TOKENS)
     }
+
+    /// What attention to it costs all ranks of a KVP group together, in the same terms on each:
+    /// positions seen by rows that go through pages together.
+    fn cost(&self, window: Option<usize>, tokens: &[Token], group: usize) -> u64 {
+        let (first, last) = (self.tokens.start, self.tokens.end - 1);
+        let hidden = Sight::hidden_before(window, tokens[first].position);
+        let seen = tokens[last].position + 1 - hidden;
+        let passes = (self.tokens.len() * group).div_ceil(PASS.0);
+        (passes * (seen + PASS.1)) as u64
+    }
+}
+
+/// All query rows of a run that read one KV head: what a batch's attention is cut between.
+#[derive(Clone, Debug)]
+pub(crate) struct Unit {
+    /// The KV head, counted on this rank.
+    head: usize,
+    /// The run: of [`Batch::tokens`].
+    pub(crate) tokens: Range<usize>,
+    /// Where its items end.
+    items_end: usize,
+}
+
+/// A query head of one of [`Batch::tokens`], counted on this rank.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub(crate) token: u32,
+    pub(crate) head: u32,
 }
 
 /// What layers of one pool see.
@@ -57,8 +90,9 @@ pub(crate) struct Sight {
     pub(crate) items: Vec<Item>,
     /// Where each item's rows of states end; row = (token, query head of the KV head).
     pub(crate) state_ends: Vec<usize>,
-    /// Whether there are too few items for the threads, so that each is cut into chunks.
-    pub(crate) by_chunk: bool,
+    /// Where the pieces end whose outputs are exchanged one after the other: of
+    /// [`Batch::units`]. The same on all ranks of a KVP group, and never empty.
+    piece_ends: Vec<usize>,
     /// Sum over runs of the local tokens that they see.
     pub(crate) visible_tokens: u64,
 }
@@ -78,6 +112,12 @@ pub(crate) struct Batch {
     pub(crate) group_rows: Vec<usize>,
     /// Rows whose logits are wanted.
     pub(crate) wanted: Vec<usize>,
+    /// Run by run, KV head by KV head.
+    pub(crate) units: Vec<Unit>,
+    /// For each member of the KVP group: the heads that it keeps, in the order of their states.
+    rows_to: Vec<Vec<Row>>,
+    /// Where each unit's rows end in each member's: `[units, members]`.
+    row_ends: Vec<usize>,
     /// By pool.
     pub(crate) sights: Vec<Sight>,
 }
@@ -87,9 +127,11 @@ pub(crate) struct Batch {
 pub(crate) struct Cut<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) rank: Rank,
-    pub(crate) threads: usize,
+    pub(crate) heads: &'a Heads,
     /// Values of the state of a query row.
     pub(crate) state: usize,
+    /// Pieces to exchange attention's outputs in, at most.
+    pub(crate) pieces: usize,
 }
 
 /// Query tokens of an item whose KV head serves `group` query heads.
@@ -104,7 +146,7 @@ impl Sight {
             sees: Vec::with_capacity(tokens),
             items: Vec::with_capacity(items),
             state_ends: Vec::with_capacity(items),
-            by_chunk: false,
+            piece_ends: Vec::with_capacity(hopb::MAX_PIECES),
             visible_tokens: 0,
         }
     }
@@ -121,6 +163,16 @@ impl Sight {
         window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
+    /// How many pieces there are.
+    pub(crate) fn pieces(&self) -> usize {
+        self.piece_ends.len()
+    }
+
+    /// The units of a piece.
+    pub(crate) fn piece(&self, index: usize) -> Range<usize> {
+        index.checked_sub(1).map_or(0, |before| self.piece_ends[before])..self.piece_ends[index]
+    }
+
     /// Adds what a run's tokens see, and cuts them into items.
     fn add(&mut self, tokens: &[Token], run: Range<usize>, start: usize, cut: Cut<'_>) {
         let Cut { layout, rank, .. } = cut;
@@ -133,8 +185,8 @@ impl Sight {
         }));
         let (first, last) = (self.sees[run.start], self.sees[run.end - 1]);
         self.visible_tokens += u64::from(last.to - first.from);
-        for head in 0..layout.kv_heads(rank).len() {
-            let group = group_heads(layout, rank, head).len();
+        for (head, group) in cut.heads.groups.iter().enumerate() {
+            let group = group.len();
             let tile = tile_tokens(group);
             for start in run.clone().step_by(tile) {
                 let tokens = start..run.end.min(start + tile);
@@ -155,15 +207,16 @@ impl Sight {
 impl Batch {
     pub(crate) fn with_capacity(
         tokens: usize,
-        kv_heads: usize,
-        group: usize,
+        heads: &Heads,
         logits: usize,
         windows: &[Option<usize>],
         ranks: usize,
     ) -> Batch {
+        let (kv_heads, members) = (heads.groups.len(), heads.kept.len());
         // A run of n tokens makes at most 1 + n / tile tiles.
-        let items = (tokens + tokens / tile_tokens(group)) * kv_heads;
+        let items = (tokens + tokens / tile_tokens(heads.largest_group())) * kv_heads;
         let sights = windows.iter().map(|&w| Sight::with_capacity(w, tokens, items));
+        let rows_to = heads.kept.iter().map(|kept| Vec::with_capacity(tokens * kept.len()));
         Batch {
             ids: Vec::with_capacity(tokens),
             tokens: Vec::with_capacity(tokens),
@@ -171,14 +224,17 @@ impl Batch {
             by_group: Vec::with_capacity(tokens),
             group_rows: Vec::with_capacity(ranks),
             wanted: Vec::with_capacity(logits),
+            units: Vec::with_capacity(tokens * kv_heads),
+            rows_to: rows_to.collect(),
+            row_ends: Vec::with_capacity(tokens * kv_heads * members),
             sights: sights.collect(),
         }
     }
 
     /// Describes `step` for the rank of `cut`, whose cache has taken in the step's tokens.
     pub(crate) fn load(&mut self, step: &Step, kv: &KvCache, cut: Cut<'_>) {
-        let Cut { layout, rank, threads, .. } = cut;
-        let Batch { ids, tokens, rows, by_group, group_rows, wanted, sights } = self;
+        let Cut { layout, rank, .. } = cut;
+        let Batch { ids, tokens, rows, by_group, group_rows, wanted, sights, .. } = self;
         ids.clear();
         ids.extend_from_slice(&step.tokens);
         tokens.clear();
@@ -209,33 +265,89 @@ impl Batch {
                 sight.add(tokens, own.clone(), kv.start(pool, run.slot), cut);
             }
         }
-        for sight in sights {
-            sight.by_chunk = sight.items.len() < 4 * threads && sight.chunks() > 1;
-        }
         by_group.clear();
         group_rows.clear();
         if layout.degrees().dp > 1 {
             bring_together(by_group, group_rows, step, layout);
         }
+        self.divide(cut.heads);
+        let Batch { units, tokens, sights, .. } = self;
+        for Sight { window, items, piece_ends, .. } in sights {
+            let cost = |unit: usize| {
+                let own = items_of(units, &(unit..unit + 1));
+                let group = cut.heads.groups[units[unit].head].len();
+                items[own].iter().map(|item| item.cost(*window, tokens, group)).sum()
+            };
+            hopb::cut(piece_ends, units.len(), cut.pieces, cost);
+        }
     }
 
-    /// The state of a query head of one of [`Batch::tokens`]: its range among all states.
-    ///
-    /// `heads` are the query heads of its KV head, counted on this rank. The order is that of the
-    /// items: run, KV head, token, query head.
-    pub(crate) fn state_of(
+    /// The units, and the rows that each member of the KVP group keeps of them.
+    fn divide(&mut self, heads: &Heads) {
+        let Batch { tokens, units, rows_to, row_ends, .. } = self;
+        units.clear();
+        row_ends.clear();
+        rows_to.iter_mut().for_each(Vec::clear);
+        let (mut first, mut items_end) = (0, 0);
+        while let Some(&Token { run: (_, end), .. }) = tokens.get(first) {
+            for (head, group) in heads.groups.iter().enumerate() {
+                items_end += (end - first).div_ceil(tile_tokens(group.len()));
+                units.push(Unit { head, tokens: first..end, items_end });
+                for (rows, kept) in rows_to.iter_mut().zip(&heads.kept) {
+                    for token in first..end {
+                        let row = |head| Row { token: token as u32, head: head as u32 };
+                        rows.extend(common(group, kept).map(row));
+                    }
+                    row_ends.push(rows.len());
+                }
+            }
+            first = end;
+        }
+    }
+
+    /// The items of some units.
+    pub(crate) fn items(&self, piece: &Range<usize>) -> Range<usize> {
+        items_of(&self.units, piece)
+    }
+
+    /// The tokens that some units are of.
+    pub(crate) fn tokens_of(&self, piece: &Range<usize>) -> Range<usize> {
+        match &self.units[piece.clone()] {
+            [] => 0..0,
+            [first, ..] => first.tokens.start..self.units[piece.end - 1].tokens.end,
+        }
+    }
+
+    /// The rows of some units that a member of the KVP group keeps, and where they lie among all
+    /// that it keeps.
+    pub(crate) fn rows_to(&self, member: usize, piece: &Range<usize>) -> (Range<usize>, &[Row]) {
+        let members = self.rows_to.len();
+        let end = |units: usize| match units {
+            0 => 0,
+            units => self.row_ends[(units - 1) * members + member],
+        };
+        let rows = end(piece.start)..end(piece.end);
+        (rows.clone(), &self.rows_to[member][rows])
+    }
+
+    /// Where a query head of one of [`Batch::tokens`] comes in the order of the items (run, KV
+    /// head, token, query head) among `all` heads of each token. `heads` are those of its KV head.
+    pub(crate) fn row_of(
         &self,
         token: usize,
         heads: &Range<usize>,
         head: usize,
-        q_heads: usize,
-        state: usize,
-    ) -> Range<usize> {
+        all: usize,
+    ) -> usize {
         let (first, end) = self.tokens[token].run;
-        let before = first * q_heads + heads.start * (end - first);
-        let start = (before + (token - first) * heads.len() + head - heads.start) * state;
-        start..start + state
+        let before = first * all + heads.start * (end - first);
+        before + (token - first) * heads.len() + head - heads.start
     }
+}
+
+fn items_of(units: &[Unit], piece: &Range<usize>) -> Range<usize> {
+    let end = |count: usize| count.checked_sub(1).map_or(0, |last| units[last].items_end);
+    end(piece.start)..end(piece.end)
 }
 
 /// The step's rows in the order of the ranks that attend to them, and how many each does.
@@ -256,28 +368,6 @@ fn bring_together(
             }
         }
         group_rows.push(by_group.len() - before);
-    }
-}
-
-impl Sight {
-    /// The items' chunks from each one's `first` on, up to `most` of each, laid end to end: every
-    /// item with its run of them.
-    pub(crate) fn wave(
-        &self,
-        first: usize,
-        most: usize,
-    ) -> impl Iterator<Item = (&Item, Range<usize>)> {
-        let mut end = 0;
-        self.items.iter().map(move |item| {
-            let start = end;
-            end += most.min(item.chunks().len().saturating_sub(first));
-            (item, start..end)
-        })
-    }
-
-    /// Chunks of the longest item.
-    pub(crate) fn chunks(&self) -> usize {
-        self.items.iter().map(|item| item.chunks().len()).max().unwrap_or(0)
     }
 }
 

@@ -4,10 +4,11 @@ use crate::batch::Sight;
 use crate::comms::Comms;
 use crate::counters::RankCounters;
 use crate::follow::{self, Followers};
+use crate::hopb::MAX_PIECES;
 use crate::local::LocalRanks;
 use crate::protocol::Command;
 use crate::rank::{kv_sizes, largest_messages};
-use crate::{EngineError, EngineOptions};
+use crate::{EngineError, EngineOptions, HopB};
 use helix_comm::World;
 use helix_layout::{Layout, Rank as RankId};
 use helix_model::Model;
@@ -295,12 +296,17 @@ impl Engine {
 }
 
 fn validate(options: &EngineOptions) -> Result<(), EngineError> {
+    let pieces = match options.hopb {
+        HopB::Off => 1,
+        HopB::Pieces(pieces) => pieces,
+    };
     let checks = [
         ("threads per rank", options.threads_per_rank, 1024),
         ("context", options.max_context, u32::MAX as usize),
         ("sequences", options.max_sequences, 1 << 20),
         ("tokens of a step", options.max_step_tokens, 1 << 16),
         ("rows of logits", options.max_logits, 1 << 16),
+        ("pieces of attention", pieces, MAX_PIECES),
     ];
     for (name, value, max) in checks {
         if !(1..=max).contains(&value) {

@@ -11,6 +11,7 @@ use helix_layout::{Layout, LayoutSpec, Rank as RankId};
 use helix_model::Model;
 use helix_scheduler::Step;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// The other processes, as the front end's engine sees them.
 pub(crate) struct Followers {
@@ -105,10 +106,10 @@ impl Drop for Followers {
 ///
 /// # Errors
 /// One of them does not take it.
-pub fn dismiss(world: &dyn World, options: &EngineOptions) -> Result<(), EngineError> {
+pub fn dismiss(world: &dyn World, patience: Duration) -> Result<(), EngineError> {
     let mut message = Vec::new();
     Command::Quit.write(&mut message);
-    Ok(world.tell(&mut (1..world.size()), &message, options.deadline)?)
+    Ok(world.tell(&mut (1..world.size()), &message, patience)?)
 }
 
 /// Does what the front end says, until it says that there is nothing more to do. For ranks other

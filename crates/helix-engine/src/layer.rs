@@ -14,7 +14,9 @@
 
 use crate::attention;
 use crate::counters::Line;
+use crate::exchange;
 use crate::ffn;
+use crate::hopb::{self, Turn};
 use crate::lanes::Lanes;
 use crate::projection::project;
 use crate::qkv::{self, Projection};
@@ -49,16 +51,30 @@ pub(crate) fn run(rank: &mut Rank, index: usize) -> Result<(), CommError> {
     let qkv = b.qkv.rows(&plan.qkv);
     qkv::append(lanes, &plan.qkv, kv, index, batch, qkv);
     clock.lap(c, Line::RopeAppend);
-    attention::partial(lanes, kv, index, (batch, sight), &plan.heads, qkv, &mut b.attention);
+    // HOP-B: one piece, or several of which each is in flight while the next ones compute.
+    let (heads, parts, exchanged) = (&plan.heads, &mut b.attention, &mut b.exchange);
+    for turn in hopb::turns(&comms.kvp, sight.pieces()) {
+        match turn {
+            Turn::Attend(piece) => {
+                attention::partial(lanes, kv, index, (batch, sight, piece), heads, qkv, parts);
+                clock.lap(c, Line::Attention);
+                let (outputs, units) = (parts.outputs(batch, heads), &sight.piece(piece));
+                c.weight_bytes +=
+                    exchange::send(lanes, &mut comms.kvp, outputs, units, w, exchanged)?;
+                clock.lap(c, Line::AllToAll);
+            }
+            Turn::Merge(piece) => {
+                let (outputs, units) = (parts.outputs(batch, heads), &sight.piece(piece));
+                exchange::receive(&mut comms.kvp, exchanged, |received, exchanged| {
+                    clock.lap(c, Line::AllToAll);
+                    exchange::merge(lanes, received, outputs, units, w, exchanged);
+                })?;
+                clock.lap(c, Line::Merge);
+            }
+        }
+    }
     c.kv_bytes_read += kv.bytes_read(sight.visible_tokens);
-    clock.lap(c, Line::Attention);
-    let (heads, states) = (&plan.heads, &mut b.attention);
-    let (read, sent) = attention::send(lanes, &mut comms.kvp, batch, heads, w, states)?;
-    c.weight_bytes += read;
-    attention::receive(&mut comms.kvp, sent, |parts| {
-        clock.lap(c, Line::AllToAll);
-        c.weight_bytes += attention::merge(lanes, parts, batch, heads, w, states, &mut b.out);
-    })?;
+    c.weight_bytes += exchange::collect(lanes, batch, heads, w, exchanged, &mut b.out);
     clock.lap(c, Line::Merge);
 
     // The same ranks as one tensor-parallel group: output projection.

@@ -28,6 +28,8 @@ pub struct EngineOptions {
     pub mla_up: MlaUp,
     /// How the FFN's results come together.
     pub ffn_reduce: FfnReduce,
+    /// Whether attention's outputs are exchanged piece by piece.
+    pub hopb: HopB,
     /// How long a rank waits for another before it gives up.
     pub deadline: Duration,
 }
@@ -57,6 +59,17 @@ pub enum FfnReduce {
     Grid,
 }
 
+/// HOP-B: the batch's attention is cut into pieces, and a piece's all-to-all is in flight while the
+/// next pieces compute. Changes no bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HopB {
+    /// One all-to-all per layer.
+    #[default]
+    Off,
+    /// So many pieces, from 1 to 64, or as many as there are runs and KV heads to cut between.
+    Pieces(usize),
+}
+
 impl Default for EngineOptions {
     fn default() -> Self {
         Self {
@@ -70,6 +83,7 @@ impl Default for EngineOptions {
             rewind: 512,
             mla_up: MlaUp::Auto,
             ffn_reduce: FfnReduce::World,
+            hopb: HopB::Off,
             deadline: Duration::from_secs(120),
         }
     }

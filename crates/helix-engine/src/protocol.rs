@@ -1,7 +1,7 @@
 //! What the front end and the other ranks tell each other, as bytes.
 
 use crate::counters::Line;
-use crate::{EngineOptions, FfnReduce, MlaUp, RankCounters};
+use crate::{EngineOptions, FfnReduce, HopB, MlaUp, RankCounters};
 use helix_comm::Traffic;
 use helix_kernels::Precision;
 use helix_kernels::kv::KvType;
@@ -179,7 +179,7 @@ impl<'a> Loaded<'a> {
 }
 
 /// Every field: one that is added is missed here.
-fn options_to_words(options: &EngineOptions) -> [u64; 11] {
+fn options_to_words(options: &EngineOptions) -> [u64; 12] {
     let &EngineOptions {
         threads_per_rank,
         precision,
@@ -191,6 +191,7 @@ fn options_to_words(options: &EngineOptions) -> [u64; 11] {
         rewind,
         mla_up,
         ffn_reduce,
+        hopb,
         deadline,
     } = options;
     let sizes = [threads_per_rank, max_context, max_sequences, max_step_tokens, max_logits, rewind];
@@ -198,6 +199,10 @@ fn options_to_words(options: &EngineOptions) -> [u64; 11] {
     let precision = u64::from(precision == Precision::Precise);
     let kv_type = index(&KvType::ALL, &kv_type);
     let (mla_up, ffn_reduce) = (index(&MLA_UP, &mla_up), index(&FFN_REDUCE, &ffn_reduce));
+    let hopb = match hopb {
+        HopB::Off => 0,
+        HopB::Pieces(pieces) => pieces as u64,
+    };
     let deadline = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
     [
         threads,
@@ -210,11 +215,12 @@ fn options_to_words(options: &EngineOptions) -> [u64; 11] {
         kv_type,
         mla_up,
         ffn_reduce,
+        hopb,
         deadline,
     ]
 }
 
-fn options_from_words(words: [u64; 11]) -> Option<EngineOptions> {
+fn options_from_words(words: [u64; 12]) -> Option<EngineOptions> {
     let [
         threads,
         context,
@@ -226,6 +232,7 @@ fn options_from_words(words: [u64; 11]) -> Option<EngineOptions> {
         kv_type,
         mla_up,
         ffn_reduce,
+        hopb,
         deadline,
     ] = words;
     let size = |word: u64| usize::try_from(word).ok();
@@ -240,6 +247,10 @@ fn options_from_words(words: [u64; 11]) -> Option<EngineOptions> {
         rewind: size(rewind)?,
         mla_up: *MLA_UP.get(size(mla_up)?)?,
         ffn_reduce: *FFN_REDUCE.get(size(ffn_reduce)?)?,
+        hopb: match size(hopb)? {
+            0 => HopB::Off,
+            pieces => HopB::Pieces(pieces),
+        },
         deadline: Duration::from_millis(deadline),
     })
 }
@@ -323,6 +334,7 @@ mod tests {
             rewind: 8,
             mla_up: MlaUp::After,
             ffn_reduce: FfnReduce::Grid,
+            hopb: HopB::Pieces(3),
             deadline: Duration::from_millis(1234),
         };
         let commands = [

@@ -4,11 +4,12 @@ use crate::attention::{AttentionBuffers, Heads};
 use crate::batch::{Batch, Cut, Sight};
 use crate::comms::{Comms, Messages};
 use crate::counters::{Clock, Line, RankCounters};
+use crate::exchange::ExchangeBuffers;
 use crate::ffn::{FfnBuffers, FfnPlan};
 use crate::kv::{KvCache, KvSizes};
 use crate::lanes::{Lane, Lanes};
 use crate::layer;
-use crate::options::MlaUp;
+use crate::options::{HopB, MlaUp};
 use crate::projection::{max_cuts, project};
 use crate::qkv::{QkvBuffers, QkvPlan, Turns};
 use crate::values::{ValueBuffers, ValuePlan};
@@ -44,6 +45,7 @@ pub(crate) struct Plan {
     pub(crate) pool_of: Vec<usize>,
     pub(crate) rope_of: Vec<usize>,
     rewind: usize,
+    hopb: HopB,
 }
 
 /// Cosines and sines of each token's position, for each rotary embedding.
@@ -60,6 +62,7 @@ pub(crate) struct Buffers {
     pub(crate) qkv: QkvBuffers,
     pub(crate) turns: AllTurns,
     pub(crate) attention: AttentionBuffers,
+    pub(crate) exchange: ExchangeBuffers,
     /// The merged heads that this rank keeps.
     pub(crate) out: Activations,
     pub(crate) ffn: FfnBuffers,
@@ -120,6 +123,7 @@ impl Plan {
             pool_of,
             rope_of: (0..config.layers).map(|layer| config.rope_index(layer)).collect(),
             rewind: options.rewind,
+            hopb: options.hopb,
         }
     }
 
@@ -177,7 +181,8 @@ impl Buffers {
             hidden: Activations::new(tokens, plan.hidden, precision),
             qkv: QkvBuffers::new(&plan.qkv, tokens, latent),
             turns: AllTurns::new(config, tokens),
-            attention: AttentionBuffers::new(heads, tokens, threads, values),
+            attention: AttentionBuffers::new(heads, tokens, threads),
+            exchange: ExchangeBuffers::new(heads, tokens, values),
             out: Activations::new(tokens, heads.out_cols, precision),
             ffn: plan.ffn.buffers(tokens, precision),
             logits_share: vec![0.0; options.max_logits * vocab_share],
@@ -257,12 +262,10 @@ impl Rank {
         let name = format!("helix-{}", rank.0);
         let team = Team::new(&name, options.threads_per_rank).map_err(refused)?;
         let lanes = Lanes::new(team, || Lane::new(&plan, tokens));
-        let group = plan.heads.largest_group();
         Ok(Rank {
             batch: Batch::with_capacity(
                 tokens,
-                sizes.heads,
-                group,
+                &plan.heads,
                 options.max_logits,
                 &plan.windows,
                 layout.ranks(),
@@ -302,9 +305,14 @@ impl Rank {
                 }
             }
         }
-        let Plan { layout, rank, .. } = plan;
-        let state = state_len(plan.heads.attended);
-        batch.load(step, kv, Cut { layout, rank: *rank, threads: lanes.threads(), state });
+        let Plan { layout, rank, heads, .. } = plan;
+        let state = state_len(heads.attended);
+        // A group of one exchanges nothing.
+        let pieces = match plan.hopb {
+            HopB::Pieces(pieces) if heads.kept.len() > 1 => pieces,
+            _ => 1,
+        };
+        batch.load(step, kv, Cut { layout, rank: *rank, heads, state, pieces });
         buffers.turns.load(batch);
         let tokens = batch.ids.len();
         let rows = SharedRows::new(&mut buffers.x[..tokens * plan.hidden], plan.hidden);

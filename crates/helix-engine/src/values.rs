@@ -5,7 +5,9 @@
 //! per head go over the link), or after the merge, on the heads that a rank keeps (a rank reads a
 //! KVP-th of the matrices). Both are exact.
 
-use crate::attention::{Heads, Merged, Outputs};
+use crate::attention::Heads;
+use crate::batch::Row;
+use crate::exchange::{Merged, Outputs};
 use crate::lanes::Lanes;
 use crate::projection::project;
 use helix_kernels::{Activations, Matrix, Precision};
@@ -22,13 +24,13 @@ pub(crate) struct ValuePlan {
     pub(crate) before: bool,
 }
 
-/// The phase's buffers, sized once. Rows go head by head: `head · tokens + token`.
+/// The phase's buffers, sized once. Rows go head by head, of some consecutive tokens each.
 pub(crate) struct ValueBuffers {
     latents: Activations,
     values: Vec<f32>,
     cuts: Vec<usize>,
     /// Of the last call.
-    tokens: usize,
+    tokens: Range<usize>,
     value: usize,
 }
 
@@ -48,25 +50,26 @@ impl ValueBuffers {
             latents: Activations::new(rows, heads.attended, precision),
             values: vec![0.0; rows * heads.value],
             cuts: Vec::with_capacity(cuts),
-            tokens: 0,
+            tokens: 0..0,
             value: heads.value,
         }
     }
 
-    /// Values of this rank's partial outputs, of all its query heads.
+    /// Values of this rank's partial outputs of some tokens, of all its query heads.
     pub(crate) fn raise(
         &mut self,
         lanes: &mut Lanes,
         outputs: Outputs<'_>,
+        tokens: Range<usize>,
         w: &LayerWeights,
     ) -> u64 {
-        let (tokens, heads) = (outputs.batch.tokens.len(), outputs.heads);
-        let rows = self.latents.fill(tokens * heads.q, heads.attended);
-        lanes.by_token(tokens * heads.q, |lane| {
+        let (heads, count) = (outputs.heads, tokens.len());
+        let rows = self.latents.fill(count * heads.q, heads.attended);
+        lanes.by_token(count * heads.q, |lane| {
             while let Some(row) = rows.next() {
-                let (head, token) = (row.token() / tokens, row.token() % tokens);
+                let (head, token) = (row.token() / count, tokens.start + row.token() % count);
                 let out = &mut lane.row[..heads.attended];
-                outputs.finish(out, token, head);
+                outputs.finish(out, Row { token: token as u32, head: head as u32 });
                 row.write(out);
             }
         });
@@ -77,37 +80,36 @@ impl ValueBuffers {
     pub(crate) fn raise_merged(
         &mut self,
         lanes: &mut Lanes,
-        merged: &Merged<'_, '_>,
+        merged: Merged<'_>,
         w: &LayerWeights,
     ) -> u64 {
-        let Outputs { batch, heads, .. } = merged.outputs;
+        let Merged { batch, heads, .. } = merged;
         let (tokens, own) = (batch.tokens.len(), heads.own());
         let rows = self.latents.fill(tokens * own.len(), heads.attended);
-        lanes.by_token(tokens * own.len(), |lane| {
+        lanes.by_token(tokens * own.len(), |_| {
             while let Some(row) = rows.next() {
                 let (index, token) = (row.token() / tokens, row.token() % tokens);
-                let out = &mut lane.row[..heads.attended];
-                merged.head(out, token, index, &mut lane.lse);
-                row.write(out);
+                row.write(merged.head(token, index));
             }
         });
-        self.product(lanes, tokens, own, w)
+        self.product(lanes, 0..tokens, own, w)
     }
 
     /// `heads` are those of the rank whose rows `latents` holds.
     fn product(
         &mut self,
         lanes: &mut Lanes,
-        tokens: usize,
+        tokens: Range<usize>,
         heads: Range<usize>,
         w: &LayerWeights,
     ) -> u64 {
         let AttentionWeights::Latent(w) = &w.attention else { return 0 };
+        let count = tokens.len();
         self.tokens = tokens;
         let matrices: &[Arc<Matrix>] = &w.v_up[heads];
         let mut bytes = 0;
         for (index, matrix) in matrices.iter().enumerate() {
-            let rows = index * tokens..(index + 1) * tokens;
+            let rows = index * count..(index + 1) * count;
             let out = &mut self.values[rows.start * self.value..rows.end * self.value];
             bytes += project(lanes, out, self.latents.rows(rows), &[matrix], &mut self.cuts);
         }
@@ -116,7 +118,7 @@ impl ValueBuffers {
 
     /// The values of one head that were computed last.
     pub(crate) fn copy(&self, out: &mut [f32], token: usize, head: usize) {
-        let row = head * self.tokens + token;
+        let row = head * self.tokens.len() + token - self.tokens.start;
         out.copy_from_slice(&self.values[row * self.value..][..self.value]);
     }
 }

@@ -6,7 +6,7 @@ mod common;
 mod random;
 
 use common::{engine, fixture, layout, precise};
-use helix_engine::{Engine, EngineOptions, FfnReduce, MlaUp};
+use helix_engine::{Engine, EngineOptions, FfnReduce, HopB, MlaUp};
 use helix_kernels::kv::KvType;
 use helix_kernels::{Format, Precision};
 use helix_layout::Layout;
@@ -191,6 +191,32 @@ fn any_batch_and_any_slot() {
     }
 }
 
+/// HOP-B: one sequence, whose pieces are KV heads; ragged batches of decodes and pieces of prompts;
+/// more pieces than there are places to cut. Before and after W_UV, with shards that hold nothing
+/// yet, and where there is nothing to exchange.
+#[test]
+fn any_pieces_of_attention() {
+    let texts: Vec<_> = (0..SLOTS).map(|i| text(40 + i as u64, 14 + 13 * i)).collect();
+    for case in cases() {
+        case.each(|layout, options| {
+            let mut off = engine(&case.model, layout, options);
+            let lone = alone(&mut off, 1, &texts[3], 17);
+            let batches: Vec<_> = (0..2).map(|round| together(&mut off, &texts, round)).collect();
+            for (pieces, threads_per_rank) in [(1, 2), (2, 1), (3, 3), (64, 1)] {
+                let hopb = HopB::Pieces(pieces);
+                let options = EngineOptions { hopb, threads_per_rank, ..options };
+                let mut on = engine(&case.model, layout, options);
+                let found = alone(&mut on, 1, &texts[3], 17);
+                assert!(found == lone, "{layout}, {pieces} pieces: one sequence");
+                for (round, expected) in batches.iter().enumerate() {
+                    let found = together(&mut on, &texts, round);
+                    assert!(found == *expected, "{layout}, {pieces} pieces, round {round}");
+                }
+            }
+        });
+    }
+}
+
 /// Texts so long that windows give whole pages back, which other sequences then take.
 #[test]
 fn any_company_while_windows_slide() {
@@ -200,16 +226,16 @@ fn any_company_while_windows_slide() {
         let model = fixture(name);
         for spec in ["helix", "helix kvp=2 block=16", "dp-ep dp=2"] {
             let layout = layout(&model, spec);
-            let run = |threads_per_rank, rewind| {
+            let run = |threads_per_rank, rewind, hopb| {
                 let max_context = 640;
-                let options = EngineOptions { threads_per_rank, rewind, max_context, ..options() };
-                engine(&model, layout, options)
+                let sizes = EngineOptions { threads_per_rank, rewind, max_context, ..options() };
+                engine(&model, layout, EngineOptions { hopb, ..sizes })
             };
-            let mut slow = run(1, 0);
+            let mut slow = run(1, 0, HopB::Off);
             let expected: Vec<_> =
                 texts.iter().enumerate().map(|(i, text)| alone(&mut slow, i, text, 1)).collect();
-            for (threads, rewind) in [(1, 0), (3, 300)] {
-                let mut engine = run(threads, rewind);
+            for (threads, rewind, hopb) in [(1, 0, HopB::Off), (3, 300, HopB::Pieces(3))] {
+                let mut engine = run(threads, rewind, hopb);
                 for (index, text) in texts.iter().enumerate() {
                     let found = alone(&mut engine, index, text, 64);
                     assert!(found == expected[index], "{name}, {layout}: {index} alone");
@@ -264,6 +290,7 @@ fn one_long_context_or_many() {
         for threads_per_rank in [1, 2, 3] {
             let options = EngineOptions {
                 threads_per_rank,
+                hopb: HopB::Pieces(2 * threads_per_rank - 1),
                 kv_type: KvType::F16,
                 max_context: LONG + 10,
                 max_sequences: 9,

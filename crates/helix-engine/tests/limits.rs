@@ -3,7 +3,7 @@
 mod common;
 
 use common::{engine, layout, logits, precise};
-use helix_engine::{Engine, EngineError, EngineOptions};
+use helix_engine::{Engine, EngineError, EngineOptions, HopB};
 use helix_kernels::kv::KvType;
 use helix_model::gguf::GgmlType;
 use helix_model::synthetic::{Spec, gguf, writer};
@@ -140,6 +140,8 @@ fn absurd_options_are_named() {
         (EngineOptions { max_step_tokens: HUGE, ..options() }, "must be from 1 to 65536"),
         (EngineOptions { max_logits: 0, ..options() }, "rows of logits is 0"),
         (EngineOptions { max_logits: HUGE, ..options() }, "must be from 1 to 65536"),
+        (EngineOptions { hopb: HopB::Pieces(0), ..options() }, "pieces of attention is 0"),
+        (EngineOptions { hopb: HopB::Pieces(65), ..options() }, "must be from 1 to 64"),
     ];
     for (options, text) in cases {
         let error = refusal(&model, "helix kvp=2", options);

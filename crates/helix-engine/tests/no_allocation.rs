@@ -6,7 +6,7 @@ mod common;
 
 use common::{engine, fixture, layout, precise};
 use helix_engine::sampler::{Sampler, SamplerOptions};
-use helix_engine::{Engine, EngineOptions, FfnReduce, MlaUp};
+use helix_engine::{Engine, EngineOptions, FfnReduce, HopB, MlaUp};
 use helix_kernels::kv::KvType;
 use helix_kernels::{Format, Precision};
 use helix_model::synthetic::{Spec, gguf};
@@ -80,6 +80,7 @@ fn options(precision: Precision, kv_type: KvType) -> EngineOptions {
     EngineOptions {
         precision,
         kv_type,
+        hopb: if kv_type == KvType::F16 { HopB::Off } else { HopB::Pieces(5) },
         max_context: CONTEXT,
         max_sequences: SLOTS,
         rewind: 30,
@@ -133,6 +134,7 @@ fn architectures() -> Vec<Case> {
     let grid = EngineOptions {
         ffn_reduce: FfnReduce::Grid,
         mla_up: MlaUp::Before,
+        hopb: HopB::Pieces(3),
         ..options(Precision::Precise, KvType::F32)
     };
     type Layouts = &'static [(&'static str, usize)];

@@ -5,7 +5,7 @@ mod common;
 
 use common::{engine, layouts, precise};
 use helix_comm::{Collective, Traffic};
-use helix_engine::{EngineOptions, RankCounters};
+use helix_engine::{EngineOptions, HopB, RankCounters};
 use helix_kernels::Format;
 use helix_kernels::kv::KvType;
 use helix_layout::{Layout, LayoutSpec, QkvMode, Strategy};
@@ -285,6 +285,47 @@ fn a_case_by_hand() {
     // One KV head on each rank; 16 of the 20 positions on the first of each group.
     let held: Vec<u64> = counters.iter().map(|rank| rank.kv_bytes_held).collect();
     assert_eq!(held, [16, 4, 16, 4].map(|positions| positions * 2 * 2 * 8 * 4));
+}
+
+/// HOP-B sends the same bytes in as many all-to-alls as there are pieces, and reads no more.
+#[test]
+fn pieces_are_more_calls_and_no_more_bytes() {
+    const SEQUENCES: usize = 4;
+    let spec = Spec { q_heads: 12, kv_heads: 4, ..Spec::tiny(Arch::Llama) };
+    let model = open(&spec);
+    // A rank's KV heads, and for so many pieces at most: those of four equal runs, and of one.
+    let cases = [
+        ("helix kvp=3", 3, [1, 2, 3, 8, 16], [1, 2, 3, 4, 4]),
+        ("helix kvp=2 tpa=2", 2, [1, 2, 3, 8, 8], [1, 2, 2, 2, 2]),
+        ("helix kvp=2 tpa=4", 2, [1, 2, 3, 4, 4], [1, 1, 1, 1, 1]),
+        ("tp tpa=4", 1, [0; 5], [0; 5]),
+    ];
+    for (name, members, of_four, of_one) in cases {
+        let layout = Layout::new(&model.shape(), name.parse().unwrap()).expect(name);
+        for (index, pieces) in [1, 2, 3, 8, 64].into_iter().enumerate() {
+            let run = |hopb| {
+                let options = EngineOptions { max_sequences: SEQUENCES, hopb, ..precise() };
+                let mut engine = engine(&model, layout, options);
+                let mut step = Step::default();
+                (0..SEQUENCES).for_each(|slot| step.push(slot, 0, &[1, 2, 3], Wanted::Last));
+                engine.step(&step).unwrap();
+                step.clear();
+                step.push(2, 3, &[4], Wanted::Last);
+                engine.step(&step).unwrap();
+                engine.counters()
+            };
+            let calls = |pieces: [usize; 5]| (spec.layers * pieces[index]) as u64;
+            for (off, on) in run(HopB::Off).iter().zip(run(HopB::Pieces(pieces))) {
+                let (_, bytes) = off.kvp.of(Collective::AllToAll);
+                let expected = (calls(of_four) + calls(of_one), bytes);
+                assert_eq!(on.kvp.of(Collective::AllToAll), expected, "{name}, {pieces}");
+                assert!((bytes > 0) == (members > 1), "{name}");
+                assert_eq!(on.world, off.world);
+                let read = |c: &RankCounters| (c.weight_bytes, c.kv_bytes_read);
+                assert_eq!(read(&on), read(off), "{name}, {pieces}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -163,6 +163,16 @@ impl<'a, T> SharedParts<'a, T> {
         SharedParts { all: Borrowed::new(all), ends, taken: AtomicUsize::new(0) }
     }
 
+    /// As [`new`](SharedParts::new), but only `parts` of them are given out.
+    ///
+    /// # Panics
+    /// As `new`; and when there are fewer.
+    pub fn some(all: &'a mut [T], ends: &'a [usize], parts: Range<usize>) -> Self {
+        let mut some = SharedParts::new(all, &ends[..parts.end]);
+        some.taken = AtomicUsize::new(parts.start);
+        some
+    }
+
     /// A part that nobody has had, with its index, or `None` when all are given out.
     pub fn next(&self) -> Option<(usize, &'a mut [T])> {
         let index = self.taken.fetch_add(1, Ordering::Relaxed);
@@ -262,6 +272,9 @@ mod tests {
             part.iter_mut().for_each(|v| *v += index + 1);
         }
         assert_eq!(all, [1, 1, 1, 3, 4, 4, 4, 4, 4, 0]);
+        let shared = SharedParts::some(&mut all, &ends, 2..3);
+        assert!(matches!(shared.next(), Some((2, [3]))));
+        assert!(shared.next().is_none());
     }
 
     #[test]

@@ -54,7 +54,8 @@ impl Group {
     fn new(ranks: usize) -> Result<Group, EngineError> {
         // An all-to-all's own chunk lies in the message too.
         let room = 2 * BYTES[BYTES.len() - 1] / size_of::<f32>();
-        let ends = ThreadComm::group(ranks, room, PATIENCE);
+        let members: Vec<usize> = (0..ranks).collect();
+        let ends = ThreadComm::group(&members, room, PATIENCE);
         Ok(Group { leaders: super::team(ranks)?, ends: ends.into_iter().map(Mutex::new).collect() })
     }
 

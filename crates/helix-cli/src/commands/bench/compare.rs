@@ -4,11 +4,12 @@ use crate::commands::plan::inputs;
 use crate::failure::{Failure, Outcome};
 use crate::figures::rounded;
 use crate::output::Table;
-use helix_engine::{Engine, FfnReduce, Line as Measured, MlaUp};
+use helix_engine::{Engine, FfnReduce, HopB, Line as Measured, MlaUp};
 use helix_layout::Rank;
 use helix_plan::costs::{self, Choices, LogitsGather, Message, Work};
 use helix_plan::{
-    Costs, Line, Load, Machine, Model, Overlap, Popularity, Routing, Share, StepTime, Timer,
+    Costs, Exchange, Line, Load, Machine, Model, Overlap, Popularity, Routing, Share, StepTime,
+    Timer,
 };
 use helix_scheduler::{Step, Wanted};
 use serde::Serialize;
@@ -90,7 +91,11 @@ impl Planner {
         let threads = engine.options().threads_per_rank;
         let timer = Timer::of_steps(&self.machine, model, layout.ranks(), threads, step_bytes)
             .map_err(Failure::request)?;
-        let overlap = Overlap { hopb: false, exposed_reduce: 1.0 };
+        let exchange = match engine.options().hopb {
+            HopB::Off => Exchange::Whole,
+            HopB::Pieces(_) => Exchange::Hopb,
+        };
+        let overlap = Overlap { exchange, exposed_reduce: 1.0 };
         Ok(ranks.iter().map(|(costs, load)| timer.step(costs, load, overlap)).collect())
     }
 }
