@@ -13,6 +13,7 @@ use helix_engine::probe::{self, ProbeOptions};
 use helix_plan::Machine;
 use helix_plan::machine::Profile;
 use serde::Serialize;
+use std::path::Path;
 use std::time::Instant;
 
 /// What `--json` prints.
@@ -32,6 +33,13 @@ pub fn run(args: ProbeArgs) -> Outcome {
             "--cores {cores}: this process may use {} cores",
             setup::cores()
         )));
+    }
+    // Before the minute that it takes, not after.
+    if let Some(folder) = args.out.as_deref().and_then(Path::parent)
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        return Err(Failure::request(format!("--out: there is no folder {}", folder.display())));
     }
     let begun = Instant::now();
     let options = ProbeOptions {

@@ -95,13 +95,13 @@ fn reached(findings: &Findings, cores: usize) -> f64 {
 
 fn overhead(findings: &Findings, cores: usize) -> Overhead {
     let overheads = &findings.overheads;
-    let alone = overheads.forks.first().expect("one thread was measured").1;
+    let alone = overheads.operations.first().expect("one thread was measured").1;
     Overhead {
         reachable_arithmetic: Quantity::sourced(
             digits(reached(findings, cores)),
             "measured: products of Q8_0 with many tokens against the peak",
         ),
-        operation_us: measured(alone, 1e6, "an operation without work, one thread"),
+        operation_us: measured(alone, 1e6, "an operation with next to nothing to do, one thread"),
         elements_g_s: Some(measured(overheads.elements, 1e-9, "norm and quantisation, one core")),
     }
 }
@@ -112,15 +112,16 @@ fn of_cores(findings: &Findings, cores: usize) -> Cores {
         // Ascending in bytes: the last is from memory.
         reads.insert(read.threads, digits(read.rate.median / 1e9));
     }
-    let forks = &findings.overheads.forks;
-    let alone = forks.first().map_or(0.0, |fork| fork.1.median);
+    let operations = &findings.overheads.operations;
+    let alone = operations.first().map_or(0.0, |one| one.1.median);
+    // What a team costs more than one thread.
     let fork = |seconds: f64| digits((seconds - alone).max(0.0) * 1e6);
     Cores {
         count: cores,
         active: reads.keys().map(|&threads| threads as f64).collect(),
         read_gb_s: reads.into_values().collect(),
-        threads: forks.iter().map(|fork| fork.0 as f64).collect(),
-        fork_us: forks.iter().map(|fork| fork.1.median).map(fork).collect(),
+        threads: operations.iter().map(|operation| operation.0 as f64).collect(),
+        fork_us: operations.iter().map(|operation| fork(operation.1.median)).collect(),
     }
 }
 

@@ -32,8 +32,13 @@ pub fn rows(findings: &Findings) -> Vec<Row> {
             format!("read {} MB again and again, {} threads", read.bytes >> 20, read.threads);
         add(what, GB_S, read.rate, 1e-9);
     }
-    for (threads, sample) in &findings.overheads.forks {
-        add(format!("begin and end an operation, {threads} threads"), US, *sample, 1e6);
+    for (threads, sample) in &findings.overheads.operations {
+        add(
+            format!("an operation with next to nothing to do, {threads} threads"),
+            US,
+            *sample,
+            1e6,
+        );
     }
     let elements = findings.overheads.elements;
     add("normalise and quantise, 1 thread".to_owned(), "10^9 values/s", elements, 1e-9);
