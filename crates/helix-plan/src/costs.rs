@@ -15,116 +15,16 @@
 //! Sources: HELIX.md's sections 3 and 5, which are the paper's sections 2.1 to 2.3 and appendix A;
 //! for latents DeepSeek-V2, arXiv 2405.04434. An operation is a multiply or an add.
 
+mod choices;
+mod work;
+
+pub use choices::{Choices, FfnReduce, Formulas, LogitsGather, MlaUp, Tokens};
+pub use work::{Collective, Message, Work};
+
 use crate::share::padded;
 use crate::{Line, Load, Model, Share, Sight};
-use helix_layout::{MlaShape, MoeShape, Strategy};
-
-/// What a line does on one rank, in one layer.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Work {
-    /// Bytes of weights that products pass over.
-    pub weight_bytes: f64,
-    /// Bytes of keys and values that attention passes over.
-    pub kv_bytes: f64,
-    /// Multiplies and adds.
-    pub ops: f64,
-    /// Tokens that each weight meets, or query rows that each key does.
-    pub meets: f64,
-    /// Values that norms, rotations, merges and sums go over.
-    pub elements: f64,
-    /// Operations that start and end.
-    pub launches: f64,
-}
-
-/// Which collective.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "the names are MPI's")]
-pub enum Collective {
-    AllToAll,
-    AllGather,
-    AllReduce,
-    Gather,
-    /// From one rank to another.
-    Send,
-}
-
-/// A collective of one line, in one layer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Message {
-    /// Which one.
-    pub collective: Collective,
-    /// Members of the group.
-    pub ranks: usize,
-    /// From one member's rank to the next one's.
-    pub stride: usize,
-    /// Calls.
-    pub calls: f64,
-    /// Bytes that this member hands over in each: an all-to-all's without its own part, an
-    /// all-gather's, all-reduce's or gather's own part once.
-    pub bytes: f64,
-    /// Bytes that come from others to the member that gets most.
-    pub received: f64,
-}
-
-/// Choices that change what lines cost, beside the layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Choices {
-    /// When latents become values.
-    pub mla_up: MlaUp,
-    /// How the FFN's results come together.
-    pub ffn_reduce: FfnReduce,
-    /// How much of the output projection a rank reads.
-    pub formulas: Formulas,
-    /// How logits come together.
-    pub logits: LogitsGather,
-}
-
-/// When latent attention's up-projection W_UV is applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MlaUp {
-    /// To a shard's partial outputs: `value` numbers per head go over the link.
-    Before,
-    /// To the merged outputs of the heads that a rank keeps: fewer weights, wider messages.
-    After,
-}
-
-/// How the FFN's results come together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FfnReduce {
-    /// One all-reduce over all ranks.
-    World,
-    /// One in the expert group, one across groups.
-    Grid,
-}
-
-/// Which formulas.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Formulas {
-    /// The paper's appendix A: the output projection is cut by TPA alone.
-    PaperAppendix,
-    /// The paper's text, and what the engine does: it is cut over all ranks.
-    Corrected,
-}
-
-/// How logits come together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LogitsGather {
-    /// A message for each row, as the engine sends them.
-    EachRow,
-    /// All rows in one.
-    Together,
-}
-
-impl Default for Choices {
-    fn default() -> Choices {
-        Choices {
-            mla_up: MlaUp::After,
-            ffn_reduce: FfnReduce::World,
-            formulas: Formulas::Corrected,
-            logits: LogitsGather::Together,
-        }
-    }
-}
+use helix_layout::{Degrees, MlaShape, ModelShape, MoeShape, Strategy};
+use work::{both, scaled, times};
 
 /// What lines are told to.
 pub trait Visitor {
@@ -195,20 +95,38 @@ impl Costs<'_> {
         tell(Line::AllToAll, self.raise_before(own), self.exchange(own));
         tell(Line::Merge, self.merge(own), None);
         tell(Line::OutProjection, self.out(own), None);
-        let groups = share.ranks() / share.degrees.dp;
-        // Attention groups of several ranks first sum their own rows.
-        let message = match share.degrees.dp {
-            1 => self.reduce(share.ranks(), 1, load.tokens),
-            _ => self.reduce(groups, 1, own),
-        };
-        if let (Some(message), 2..) = (message, share.degrees.dp) {
-            tell(Line::OutAllReduce, Work::default(), Some(message));
+        let dp = share.degrees.dp;
+        if dp == 1 {
+            let message = self.reduce(share.ranks(), 1, load.tokens);
+            return tell(Line::OutAllReduce, self.residual(load.tokens), message);
         }
-        let message = match share.degrees.dp {
-            1 => message,
-            dp => Some(self.gather_rows(dp, groups, own)),
+        // Attention groups of several ranks first sum their own rows.
+        let group = share.ranks() / dp;
+        if let sum @ Some(_) = self.reduce(group, 1, own) {
+            tell(Line::OutAllReduce, Work::default(), sum);
+        }
+        tell(Line::OutAllReduce, self.residual(self.routed(load)), None);
+        // Where tokens are dispatched, only dense layers need all of them.
+        let shape = &model.shape;
+        let gathering = match self.dispatches() {
+            true => layers * shape.dense_layers() as f64 / shape.layers as f64,
+            false => layers,
         };
-        tell(Line::OutAllReduce, self.residual(load.tokens), message);
+        if gathering > 0.0 {
+            let rows = Some(self.gather_rows(dp, group, own));
+            visitor.line(Line::OutAllReduce, gathering, Work::default(), rows);
+        }
+    }
+
+    /// Whether tokens go to the ranks of their experts alone.
+    fn dispatches(&self) -> bool {
+        self.choices.tokens == Tokens::Dispatched
+            && can_dispatch(&self.model.shape, &self.share.degrees)
+    }
+
+    /// Tokens that this rank routes.
+    fn routed(&self, load: &Load) -> f64 {
+        if self.dispatches() { load.own_tokens } else { load.tokens }
     }
 
     /// The lines of the FFN, TPF x EP.
@@ -224,16 +142,31 @@ impl Costs<'_> {
             self.ffn_reduce(load.tokens, dense, visitor);
         }
         let Some(moe) = &shape.moe else { return };
-        let layers = moe.layers as f64;
+        let (layers, tokens) = (moe.layers as f64, self.routed(load));
         let mut tell = |line, work, message| visitor.line(line, layers, work, message);
-        tell(Line::FfnNorm, self.norm(load.tokens), None);
-        tell(Line::Router, self.router(moe, load.tokens), None);
-        let [shared_up, shared_down] =
-            self.gated(self.share.shared_cols, load.tokens, self.model.formats.shared);
+        tell(Line::FfnNorm, self.norm(tokens), None);
+        tell(Line::Router, self.router(moe, tokens), None);
+        let shared = if self.dispatches() { moe.shared_ffn } else { self.share.shared_cols };
+        let [shared_up, shared_down] = self.gated(shared, tokens, self.model.formats.shared);
         let [up, down] = self.experts(load);
         tell(Line::FfnUp, both(shared_up, up), None);
         tell(Line::FfnDown, both(shared_down, down), None);
-        self.ffn_reduce(load.tokens, layers, visitor);
+        match self.dispatches() {
+            true => {
+                tell(Line::FfnAllReduce, self.residual(tokens), Some(self.dispatch(moe, tokens)))
+            }
+            false => self.ffn_reduce(load.tokens, layers, visitor),
+        }
+    }
+
+    /// A token's row to each rank that has some of its experts, and as much back.
+    fn dispatch(&self, moe: &MoeShape, tokens: f64) -> Message {
+        let ranks = self.share.degrees.ep;
+        let copies = moe.top_k.min(ranks) as f64 * (ranks - 1) as f64 / ranks as f64;
+        let row = self.model.shape.hidden as f64 * self.model.formats.message;
+        let bytes = tokens * copies * row;
+        let collective = Collective::AllToAll;
+        Message { collective, ranks, stride: 1, calls: 2.0, bytes, received: bytes }
     }
 
     fn outside(&self, load: &Load, visitor: &mut impl Visitor) {
@@ -241,6 +174,10 @@ impl Costs<'_> {
             return;
         }
         let (shape, formats) = (&self.model.shape, &self.model.formats);
+        if self.dispatches() {
+            let rows = Some(self.gather_rows(self.share.degrees.dp, 1, load.own_tokens));
+            visitor.line(Line::OutAllReduce, 1.0, Work::default(), rows);
+        }
         let rows = self.share.vocab_rows;
         let head = self.product(rows, shape.hidden, load.wanted, formats.head);
         visitor.line(Line::Head, 1.0, both(self.norm(load.wanted), head), None);
@@ -470,32 +407,10 @@ impl Costs<'_> {
     }
 }
 
-/// One after the other.
-fn both(a: Work, b: Work) -> Work {
-    Work {
-        weight_bytes: a.weight_bytes + b.weight_bytes,
-        kv_bytes: a.kv_bytes + b.kv_bytes,
-        ops: a.ops + b.ops,
-        meets: a.meets.max(b.meets),
-        elements: a.elements + b.elements,
-        launches: a.launches + b.launches,
-    }
-}
-
-/// The same product of each of `heads` heads, in one launch.
-fn times(work: Work, heads: usize) -> Work {
-    Work { launches: work.launches.min(heads as f64), ..scaled(work, heads as f64) }
-}
-
-fn scaled(work: Work, times: f64) -> Work {
-    let Work { weight_bytes, kv_bytes, ops, elements, .. } = work;
-    Work {
-        weight_bytes: weight_bytes * times,
-        kv_bytes: kv_bytes * times,
-        ops: ops * times,
-        elements: elements * times,
-        ..work
-    }
+/// Whether attention groups are single ranks with whole experts.
+pub(crate) fn can_dispatch(shape: &ModelShape, degrees: &Degrees) -> bool {
+    let &Degrees { kvp, tpa, dp, tpf, .. } = degrees;
+    shape.moe.is_some() && dp > 1 && kvp * tpa == 1 && tpf == 1
 }
 
 #[cfg(test)]

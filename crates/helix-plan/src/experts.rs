@@ -149,7 +149,7 @@ mod tests {
             let uniform = Popularity::Busiest { skew: 1.0 };
             let found = Routing::expected(&R1, ep, tokens as f64, uniform);
             assert!((found.experts / most - 1.0).abs() < 0.06, "{ep}, {tokens}: {found:?}, {most}");
-            if R1.experts % ep == 0 {
+            if R1.experts.is_multiple_of(ep) {
                 let found = Routing::expected(&R1, ep, tokens as f64, Popularity::Mean);
                 assert!((found.experts / mean - 1.0).abs() < 0.06, "{ep}, {tokens}: {mean}");
                 let rows = (tokens * R1.top_k) as f64 / ep as f64;

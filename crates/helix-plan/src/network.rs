@@ -66,7 +66,7 @@ impl<'m> Network<'m> {
     /// What one call of `message` takes.
     pub fn wire(&self, message: &Message) -> Wire {
         if self.measured
-            && let Some(wire) = self.from_measurements(message)
+            && let Some(wire) = self.measured_wire(message)
         {
             return wire;
         }
@@ -81,7 +81,7 @@ impl<'m> Network<'m> {
         }
     }
 
-    fn from_measurements(&self, message: &Message) -> Option<Wire> {
+    fn measured_wire(&self, message: &Message) -> Option<Wire> {
         let kind = match message.collective {
             Collective::AllToAll => CollectiveKind::AllToAll,
             Collective::AllGather => CollectiveKind::AllGather,

@@ -5,7 +5,7 @@ use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use std::fmt;
 
-use crate::costs::{Choices, FfnReduce, MlaUp};
+use crate::costs::{Choices, FfnReduce, MlaUp, Tokens, can_dispatch};
 
 /// A way to run a model on some ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +124,9 @@ impl fmt::Display for Placement {
         if degrees.kvp > 1 {
             write!(f, " qkv={qkv} hopb={}", if self.hopb { "on" } else { "off" })?;
         }
+        if self.choices.tokens == Tokens::Dispatched {
+            write!(f, " tokens=dispatched")?;
+        }
         Ok(())
     }
 }
@@ -132,7 +135,7 @@ impl Serialize for Placement {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let LayoutSpec { degrees, strategy, kv_block, qkv } = self.spec;
         let Degrees { kvp, tpa, dp, tpf, ep } = degrees;
-        let mut out = serializer.serialize_struct("Placement", 12)?;
+        let mut out = serializer.serialize_struct("Placement", 14)?;
         out.serialize_field("strategy", &strategy.to_string())?;
         out.serialize_field("ranks", &self.ranks())?;
         out.serialize_field("kvp", &kvp)?;
@@ -149,6 +152,13 @@ impl Serialize for Placement {
             match self.choices.ffn_reduce {
                 FfnReduce::World => "world",
                 FfnReduce::Grid => "grid",
+            },
+        )?;
+        out.serialize_field(
+            "tokens",
+            match self.choices.tokens {
+                Tokens::Gathered => "gathered",
+                Tokens::Dispatched => "dispatched",
             },
         )?;
         out.serialize_field(
@@ -292,6 +302,12 @@ impl Space {
         all: &mut Vec<Placement>,
     ) {
         let shards = degrees.kvp > 1;
+        if strategy == Strategy::DpEp && can_dispatch(shape, &degrees) {
+            let spec =
+                LayoutSpec { degrees, kv_block: self.kv_block, ..LayoutSpec::new(strategy, 1, 1) };
+            let choices = Choices { tokens: Tokens::Dispatched, ..self.choices };
+            all.push(Placement { spec, pp, choices, hopb: false });
+        }
         let qkvs = QkvMode::ALL.into_iter().filter(|&mode| match self.qkv {
             Some(fixed) => mode == fixed,
             None => shards || mode == QkvMode::Replicate,

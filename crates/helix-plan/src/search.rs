@@ -106,10 +106,15 @@ impl Found {
         &self.by_strategy[strategy as usize]
     }
 
-    /// The fronts of several strategies together.
+    /// The fronts of several strategies together. Where they do the same, without shards of the
+    /// sequence, it goes by the plainest one's name.
     pub fn together(&self, strategies: &[Strategy]) -> Fronts {
+        let plainest_first = [Strategy::Tp, Strategy::DpEp, Strategy::Medha, Strategy::Helix];
         let mut all = Fronts::default();
-        strategies.iter().for_each(|&strategy| all.merge(self.of(strategy)));
+        for strategy in plainest_first.into_iter().filter(|strategy| strategies.contains(strategy))
+        {
+            all.merge(self.of(strategy));
+        }
         all
     }
 

@@ -178,14 +178,12 @@ impl Visitor for Lines<'_, '_> {
             }
             _ => timer.work_s(&work),
         };
-        let sent = message.map_or(0.0, |message| match message.collective {
-            Collective::AllToAll => self.exchange(&message),
-            collective => {
-                let seconds = message.calls * timer.network.wire(&message).seconds();
-                match collective {
-                    Collective::AllReduce => seconds * self.overlap.exposed_reduce,
-                    _ => seconds,
-                }
+        let sent = message.map_or(0.0, |message| {
+            let seconds = message.calls * timer.network.wire(&message).seconds();
+            match (line, message.collective) {
+                (Line::AllToAll, _) => self.exchange(&message),
+                (_, Collective::AllReduce) => seconds * self.overlap.exposed_reduce,
+                _ => seconds,
             }
         });
         self.time.lines[line as usize] += layers * (seconds + sent);
