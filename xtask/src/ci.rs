@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use crate::{directions, shell, test, unsafe_homes};
+use crate::{directions, mpi, shell, test, unsafe_homes};
 
 type Check = (&'static str, fn() -> Result<()>);
 
@@ -14,12 +14,14 @@ const CHECKS: [Check; 6] = [
     ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
     ("lints", || {
         let mut clippy = shell::cargo();
-        clippy.args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+        clippy.args(["clippy", "--workspace", "--all-targets"]).args(mpi::features());
+        clippy.args(["--", "--deny", "warnings"]);
         shell::run(&mut clippy)
     }),
     ("documentation", || {
         let mut doc = shell::cargo();
         doc.env("RUSTDOCFLAGS", "--deny warnings").args(["doc", "--workspace", "--no-deps"]);
+        doc.args(mpi::features());
         shell::run(&mut doc)
     }),
     ("tests", || test::run(&[])),

@@ -7,6 +7,7 @@ mod demo;
 mod directions;
 mod hosts;
 mod model;
+mod mpi;
 mod python;
 mod shell;
 mod synthetic;

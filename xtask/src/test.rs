@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{model, shell};
+use crate::{model, mpi, shell};
 
 /// Where the tests find the real model; whoever has it elsewhere sets it.
 const MODEL: &str = "HELIX_TEST_MODEL";
@@ -10,7 +10,7 @@ const MODEL: &str = "HELIX_TEST_MODEL";
 /// Runs every test of the workspace, with the real model fetched so that none skips it.
 pub fn run(arguments: &[String]) -> Result<()> {
     let mut cargo = shell::cargo();
-    cargo.args(["test", "--workspace"]).args(arguments);
+    cargo.args(["test", "--workspace"]).args(mpi::features()).args(arguments);
     if std::env::var_os(MODEL).is_none() {
         cargo.env(MODEL, model::fetch(&model::SMOLLM2)?);
     }

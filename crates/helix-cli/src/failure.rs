@@ -102,9 +102,10 @@ impl From<EngineError> for Failure {
             | EngineError::KvMemory { .. }
             | EngineError::Layout(_)
             | EngineError::Refused { .. } => Failure::Request(error.into()),
-            EngineError::System { .. }
+            EngineError::Pin
+            | EngineError::System { .. }
             | EngineError::Step(_)
-            | EngineError::World(_)
+            | EngineError::World { .. }
             | EngineError::Protocol { .. }
             | EngineError::Comm { .. } => Failure::Running(error.into()),
         }

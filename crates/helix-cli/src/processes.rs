@@ -34,8 +34,10 @@ pub struct Processes {
 struct Hello {
     /// Of the program: its version, and a digest of its file.
     program: String,
-    /// Flags.
+    /// What ranks must agree in.
     terms: String,
+    /// The command line.
+    flags: String,
     /// A digest of the model, or why it can't be opened.
     model: Result<u64, String>,
 }
@@ -75,11 +77,11 @@ impl Ranks {
         self.processes().is_some_and(|processes| processes.world.rank() > 0)
     }
 
-    /// Ranks of `layout` that take turns on this process's processors.
-    pub fn sharing(&self, layout: &Layout) -> usize {
+    /// How many of `layout`'s ranks share how many processors, where this process is.
+    pub fn on_host(&self, layout: &Layout) -> (usize, usize) {
         match self.processes() {
-            None => layout.ranks(),
-            Some(processes) => processes.world.neighbours().min(layout.ranks()),
+            None => (layout.ranks(), setup::cores()),
+            Some(Processes { world, .. }) => (1, world.processors().len().max(1)),
         }
     }
 
@@ -91,8 +93,7 @@ impl Ranks {
         let mut message = Vec::new();
         let mut refusal = None;
         for rank in 1..world.size() {
-            // Opening a model may have to wait for a disk, or for a download.
-            world.reply_of(rank, &mut message, None)?;
+            world.reply_of(rank, &mut message, *deadline)?;
             let hello: Hello = serde_json::from_slice(&message).map_err(|error| {
                 Failure::running(format!("rank {rank} sent no greeting: {error}"))
             })?;
@@ -100,7 +101,6 @@ impl Ranks {
                 refusal.get_or_insert(Failure::request(format!("rank {rank} {why}")));
             }
         }
-        let _ = deadline;
         refusal.map_or(Ok(()), Err)
     }
 
@@ -117,7 +117,8 @@ impl Ranks {
         world.reply(&hello, *deadline)?;
         // Of a refusal rank 0 tells; this one waits for its end.
         let model = opened.ok();
-        Ok(follow(world, model.as_ref(), setup::threads(args, world.neighbours()))?)
+        let threads = args.threads.unwrap_or(world.processors().len().max(1));
+        Ok(follow(world, model.as_ref(), threads, *deadline)?)
     }
 
     /// Tells the other processes that there is nothing more to do.
@@ -134,7 +135,8 @@ impl Ranks {
 
 impl Hello {
     fn new(terms: &str, model: Result<u64, String>) -> Hello {
-        Hello { program: program(), terms: terms.to_owned(), model }
+        let flags: Vec<_> = std::env::args().skip(1).collect();
+        Hello { program: program(), terms: terms.to_owned(), flags: flags.join(" "), model }
     }
 
     /// What keeps another rank from running with this one.
@@ -148,7 +150,7 @@ impl Hello {
         if other.terms != self.terms {
             return Err(format!(
                 "was started with other flags than rank 0:\n  {}\n  {}",
-                other.terms, self.terms
+                other.flags, self.flags
             ));
         }
         match (&other.model, &self.model) {
@@ -173,13 +175,21 @@ fn program() -> String {
 fn world(args: &EngineArgs) -> Outcome<Arc<dyn World>> {
     use crate::args::CommThreadArg;
     use helix_comm::mpi::{CommThread, MpiWorld};
-    let thread = match args.transport.comm_thread {
-        CommThreadArg::Auto => CommThread::Napping,
-        CommThreadArg::Nap => CommThread::Napping,
+    use std::sync::atomic::AtomicBool;
+    // Launchers end ranks by this signal when one has died: time to say which was waited for.
+    let ended = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&ended))
+        .map_err(|error| Failure::running(format!("cannot handle signals: {error}")))?;
+    let mut world = MpiWorld::join(ended)?;
+    let spare = args.threads.is_some_and(|threads| threads < world.processors().len());
+    let mode = match args.transport.comm_thread {
+        CommThreadArg::Auto if spare => CommThread::Eager,
+        CommThreadArg::Auto | CommThreadArg::Nap => CommThread::Napping,
         CommThreadArg::On => CommThread::Eager,
         CommThreadArg::Off => CommThread::Off,
     };
-    Ok(Arc::new(MpiWorld::join(thread)?))
+    world.drive(mode, args.transport.deadline())?;
+    Ok(Arc::new(world))
 }
 
 #[cfg(not(feature = "mpi"))]
@@ -198,6 +208,7 @@ mod tests {
         let hello = |program: &str, terms: &str, model: Result<u64, &str>| Hello {
             program: program.into(),
             terms: terms.into(),
+            flags: terms.into(),
             model: model.map_err(str::to_owned),
         };
         let own = hello("helix 1 (aa)", "--kvp 2", Ok(7));

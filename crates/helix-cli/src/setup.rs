@@ -101,11 +101,6 @@ pub fn cores() -> usize {
     available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Threads of each of `ranks` ranks that share this process's processors.
-pub fn threads(args: &EngineArgs, ranks: usize) -> usize {
-    args.threads.unwrap_or((cores() / ranks).max(1))
-}
-
 /// The engine's options that follow from the flags; sizes are the command's to set.
 pub fn options(
     ranks: &Ranks,
@@ -113,12 +108,12 @@ pub fn options(
     layout: &Layout,
     console: &Console,
 ) -> Outcome<EngineOptions> {
-    let (ranks, cores) = (ranks.sharing(layout), cores());
-    let threads = threads(args, ranks);
+    let (ranks, cores) = ranks.on_host(layout);
+    let threads = args.threads.unwrap_or((cores / ranks).max(1));
     let total = ranks.saturating_mul(threads);
     if total > MAX_THREADS {
         return Err(Failure::request(format!(
-            "{ranks} ranks of {threads} threads are {total} threads, and one host runs at most \
+            "{ranks} ranks of {threads} threads are {total} threads, and one process runs at most \
              {MAX_THREADS}: lower -t or the ranks"
         )));
     }
@@ -135,6 +130,7 @@ pub fn options(
         mla_up: args.mla_up(),
         ffn_reduce: args.ffn_reduce(),
         deadline: args.transport.deadline(),
+        pin: args.pin,
         ..EngineOptions::default()
     })
 }

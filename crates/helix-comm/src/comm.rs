@@ -67,6 +67,18 @@ pub enum CommError {
         /// How long this rank waited.
         seconds: u64,
     },
+    /// This process was told to end.
+    #[error(
+        "the launcher ended this rank while {collective} number {number} waited for rank {rank}"
+    )]
+    Ended {
+        /// Who was waited for.
+        rank: usize,
+        /// What this rank was in.
+        collective: Collective,
+        /// Its number, counted from the start.
+        number: u64,
+    },
     /// The library that carries messages failed.
     #[error("{collective} number {number}, where rank {rank} is waited for: {problem}")]
     Library {

@@ -10,16 +10,20 @@
 mod backoff;
 mod comm;
 mod counted;
+mod faulty;
 mod link;
 #[cfg(feature = "mpi")]
 pub mod mpi;
+mod processors;
 mod team;
 mod threads;
 mod world;
 
 pub use comm::{Chunks, Collective, Comm, CommError, Counts, Pending};
 pub use counted::{Counted, Traffic};
+pub use faulty::{Faults, Faulty};
 pub use link::Link;
+pub use processors::{allowed_processors, share};
 pub use team::Team;
 pub use threads::ThreadComm;
 pub use world::{GROUPS, World, WorldError};

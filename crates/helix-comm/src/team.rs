@@ -70,6 +70,22 @@ impl Team {
         self.workers.len() + 1
     }
 
+    /// Binds each thread, the leader among them, to a processor of its own, or to one after the other
+    /// where there are fewer. Says whether the system let it.
+    ///
+    /// # Panics
+    /// There are no processors.
+    pub fn pin(&mut self, processors: &[usize]) -> bool {
+        let refused = AtomicBool::new(false);
+        self.run_all(&|thread| {
+            let id = processors[thread % processors.len()];
+            if !core_affinity::set_for_current(core_affinity::CoreId { id }) {
+                refused.store(true, Ordering::Relaxed);
+            }
+        });
+        !refused.into_inner()
+    }
+
     /// Runs `job(thread)` on the leader (thread 0) and on every worker that arrives while the
     /// leader is at it; returns when all of them are done. Allocates nothing.
     ///

@@ -19,6 +19,12 @@ pub enum WorldError {
         /// How long this rank waited.
         seconds: u64,
     },
+    /// This process was told to end.
+    #[error("the launcher ended this rank while it waited for rank {rank}")]
+    Ended {
+        /// Who was waited for.
+        rank: usize,
+    },
     /// A rank gave up.
     #[error("rank {rank} failed")]
     Lost {
@@ -44,8 +50,9 @@ pub trait World: Send + Sync {
     /// Ranks.
     fn size(&self) -> usize;
 
-    /// Ranks on this host, this one among them.
-    fn neighbours(&self) -> usize;
+    /// The processors that are this rank's to use: its share of those of the host, or what its
+    /// launcher has bound it to.
+    fn processors(&self) -> &[usize];
 
     /// Sends `message`, which is not empty, to each of `to`.
     ///
@@ -58,11 +65,12 @@ pub trait World: Send + Sync {
         patience: Duration,
     ) -> Result<(), WorldError>;
 
-    /// The next command, however long it takes to come.
+    /// The next command, however long it takes to come, while rank 0 is alive: it lets hear of
+    /// itself several times in `patience`.
     ///
     /// # Errors
-    /// A rank has failed.
-    fn next_command(&self, message: &mut Vec<u8>) -> Result<(), WorldError>;
+    /// A rank has failed, or rank 0 is silent.
+    fn next_command(&self, message: &mut Vec<u8>, patience: Duration) -> Result<(), WorldError>;
 
     /// Sends `message`, which is not empty, to rank 0.
     ///
@@ -70,15 +78,15 @@ pub trait World: Send + Sync {
     /// As [`World::tell`].
     fn reply(&self, message: &[u8], patience: Duration) -> Result<(), WorldError>;
 
-    /// The next reply of `from`; without `patience` it may take as long as it does.
+    /// The next reply of `from`, as [`World::next_command`] for rank 0.
     ///
     /// # Errors
-    /// It does not come in time, or a rank has failed.
+    /// A rank has failed, or `from` is silent.
     fn reply_of(
         &self,
         from: usize,
         message: &mut Vec<u8>,
-        patience: Option<Duration>,
+        patience: Duration,
     ) -> Result<(), WorldError>;
 
     /// This rank's end of its group number `group`, below [`GROUPS`]; all `members` make theirs.

@@ -9,10 +9,11 @@ use crate::local::LocalRanks;
 use crate::protocol::Command;
 use crate::rank::{kv_sizes, largest_messages};
 use crate::{EngineError, EngineOptions, HopB};
-use helix_comm::World;
+use helix_comm::{World, allowed_processors};
 use helix_layout::{Layout, Rank as RankId};
 use helix_model::Model;
 use helix_scheduler::Step;
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// A model that runs. The ranks of its layout are thread teams of this process over shared memory,
@@ -28,6 +29,8 @@ pub struct Engine {
     followers: Option<Followers>,
     /// Those of this process.
     ranks: LocalRanks,
+    /// Bytes of weights that each process has read.
+    read: Vec<u64>,
     /// Positions of the sequence in each slot.
     lens: Vec<usize>,
     /// How far each may be truncated.
@@ -58,8 +61,16 @@ impl Engine {
         let messages = largest_messages(&model, &layout, &options);
         let comms = Comms::of_all(&layout, options.ffn_reduce, &messages, options.deadline);
         let ranks = layout.all_ranks().zip(comms);
-        let ranks = LocalRanks::load(&model, &layout, ranks, &options, progress)?;
-        Ok(Self::of(&model, layout, options, None, ranks))
+        let read = Cell::new(0);
+        let progress = |bytes| {
+            read.set(read.get() + bytes);
+            progress(bytes);
+        };
+        let mut ranks = LocalRanks::load(&model, &layout, ranks, &options, &progress)?;
+        if options.pin {
+            ranks.pin(&allowed_processors())?;
+        }
+        Ok(Self::of(&model, layout, options, None, ranks, vec![read.get()]))
     }
 
     /// As [`Engine::new`], of processes: this is rank 0, the others [`follow`](crate::follow), and
@@ -80,9 +91,15 @@ impl Engine {
         assert!(layout.ranks() <= world.size(), "{layout} on {} processes", world.size());
         validate(&options)?;
         let followers = Followers::start(Arc::clone(world), &layout, &options)?;
-        let ranks = follow::load(world, &model, &layout, &options, progress);
-        followers.are_ready()?;
-        Ok(Self::of(&model, layout, options, Some(followers), ranks?))
+        let own = Cell::new(0);
+        let progress = |bytes| {
+            own.set(own.get() + bytes);
+            progress(bytes);
+        };
+        let ranks = follow::load(world, &model, &layout, &options, &progress);
+        let mut read = vec![own.get()];
+        read.extend(followers.are_ready()?);
+        Ok(Self::of(&model, layout, options, Some(followers), ranks?, read))
     }
 
     fn of(
@@ -91,6 +108,7 @@ impl Engine {
         options: EngineOptions,
         followers: Option<Followers>,
         ranks: LocalRanks,
+        read: Vec<u64>,
     ) -> Engine {
         Engine {
             layout,
@@ -98,6 +116,7 @@ impl Engine {
             vocab: model.config.vocab,
             followers,
             ranks,
+            read,
             lens: vec![0; options.max_sequences],
             floors: vec![0; options.max_sequences],
             window: model.config.window,
@@ -259,6 +278,11 @@ impl Engine {
     /// Whether the engine holds no sequence.
     pub fn is_empty(&self) -> bool {
         self.lens.iter().all(|&len| len == 0)
+    }
+
+    /// Bytes of weights that each process has read from disk, in the order of ranks.
+    pub fn bytes_loaded(&self) -> &[u64] {
+        &self.read
     }
 
     /// The layout that it runs.

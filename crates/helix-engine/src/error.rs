@@ -47,6 +47,9 @@ pub enum EngineError {
     /// A step that does not fit what the engine was sized for, or the sequences that it holds.
     #[error("a step is wrong: {0}")]
     Step(String),
+    /// Threads can't be bound to processors.
+    #[error("the system does not let threads be bound to processors: leave --pin out")]
+    Pin,
     /// A layout that the model of another process can't have.
     #[error("{0}")]
     Layout(String),
@@ -59,8 +62,13 @@ pub enum EngineError {
         why: String,
     },
     /// Processes lost each other between steps.
-    #[error(transparent)]
-    World(#[from] WorldError),
+    #[error("rank {rank}: {source}")]
+    World {
+        /// The rank that noticed.
+        rank: usize,
+        /// What it waited for.
+        source: WorldError,
+    },
     /// A process said something that makes no sense here.
     #[error("rank {rank} sent something else than was asked for")]
     Protocol {

@@ -6,10 +6,11 @@ use crate::local::LocalRanks;
 use crate::protocol::{Command, Loaded, step_bytes, write_step};
 use crate::rank::largest_messages;
 use crate::{EngineError, EngineOptions, RankCounters};
-use helix_comm::World;
+use helix_comm::{World, WorldError};
 use helix_layout::{Layout, LayoutSpec, Rank as RankId};
 use helix_model::Model;
 use helix_scheduler::Step;
+use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,31 +36,34 @@ impl Followers {
         Ok(followers)
     }
 
-    /// Waits until all have loaded their shards, however long that takes.
+    /// Waits until all have loaded their shards, however long that takes: the bytes of weights that
+    /// each of ranks 1 and on has read.
     ///
     /// # Errors
     /// The first of them that did not.
-    pub(crate) fn are_ready(&self) -> Result<(), EngineError> {
+    pub(crate) fn are_ready(&self) -> Result<Vec<u64>, EngineError> {
         let mut message = self.message();
         let mut refusal = None;
+        let mut read = Vec::new();
         for rank in 1..self.world.size() {
-            self.world.reply_of(rank, &mut message, None)?;
+            self.world.reply_of(rank, &mut message, self.options.deadline).map_err(first)?;
             match Loaded::read(&message) {
-                Some(Loaded::Ready) => {}
+                Some(Loaded::Ready(bytes)) => read.push(bytes),
                 Some(Loaded::Refused(why)) => {
                     refusal.get_or_insert(EngineError::Refused { rank, why: why.to_owned() });
                 }
                 None => return Err(EngineError::Protocol { rank }),
             }
         }
-        refusal.map_or(Ok(()), Err)
+        read.truncate(self.ranks - 1);
+        refusal.map_or(Ok(read), Err)
     }
 
     pub(crate) fn step(&self, step: &Step) -> Result<(), EngineError> {
         let mut message = self.message();
         write_step(step, &mut message);
         let mut ranks = 1..self.ranks;
-        Ok(self.world.tell(&mut ranks, &message, self.options.deadline)?)
+        self.world.tell(&mut ranks, &message, self.options.deadline).map_err(first)
     }
 
     /// A command to the layout's ranks.
@@ -74,7 +78,7 @@ impl Followers {
     fn send(&self, command: &Command<'_>, ranks: usize) -> Result<(), EngineError> {
         let mut message = self.message();
         command.write(&mut message);
-        Ok(self.world.tell(&mut (1..ranks), &message, self.options.deadline)?)
+        self.world.tell(&mut (1..ranks), &message, self.options.deadline).map_err(first)
     }
 
     /// The counters of ranks 1 and on.
@@ -82,7 +86,7 @@ impl Followers {
         self.tell(&Command::Counters)?;
         let mut message = self.message();
         let counters = (1..self.ranks).map(|rank| {
-            self.world.reply_of(rank, &mut message, Some(self.options.deadline))?;
+            self.world.reply_of(rank, &mut message, self.options.deadline).map_err(first)?;
             RankCounters::read(&message).ok_or(EngineError::Protocol { rank })
         });
         counters.collect()
@@ -109,11 +113,11 @@ impl Drop for Followers {
 pub fn dismiss(world: &dyn World, patience: Duration) -> Result<(), EngineError> {
     let mut message = Vec::new();
     Command::Quit.write(&mut message);
-    Ok(world.tell(&mut (1..world.size()), &message, patience)?)
+    world.tell(&mut (1..world.size()), &message, patience).map_err(first)
 }
 
 /// Does what the front end says, until it says that there is nothing more to do. For ranks other
-/// than 0, of which each runs `threads` threads. Without a model the rank only waits for the end:
+/// than 0, of which each runs `threads` threads, and waits for `patience` to hear of rank 0. Without a model the rank only waits for the end:
 /// the front end knows.
 ///
 /// # Errors
@@ -125,10 +129,12 @@ pub fn follow(
     world: &Arc<dyn World>,
     model: Option<&Arc<Model>>,
     threads: usize,
+    patience: Duration,
 ) -> Result<(), EngineError> {
+    let lost = |source| EngineError::World { rank: world.rank(), source };
     let mut message = Vec::new();
     loop {
-        world.next_command(&mut message)?;
+        world.next_command(&mut message, patience).map_err(lost)?;
         match (Command::read(&message), model) {
             (Some(Command::Start { layout, options }), Some(model)) => {
                 let options = EngineOptions { threads_per_rank: threads, ..options };
@@ -150,16 +156,20 @@ fn serve(
     options: EngineOptions,
     message: &mut Vec<u8>,
 ) -> Result<(), EngineError> {
-    let made = part(world, model, layout, &options);
-    let refusal = made.as_ref().err().map(ToString::to_string);
-    let answer = refusal.as_deref().map_or(Loaded::Ready, Loaded::Refused);
-    answer.write(message);
-    world.reply(message, options.deadline)?;
+    let lost = |source| EngineError::World { rank: world.rank(), source };
+    let read = Cell::new(0);
+    let progress = |bytes| read.set(read.get() + bytes);
+    let made = part(world, model, layout, &options, &progress);
+    match &made {
+        Ok(_) => Loaded::Ready(read.get()).write(message),
+        Err(error) => Loaded::Refused(&error.to_string()).write(message),
+    }
+    world.reply(message, options.deadline).map_err(lost)?;
     let Ok(Some(mut ranks)) = made else { return Ok(()) };
     let mut step = Step::with_capacity(options.max_step_tokens, options.max_sequences);
     message.reserve(step_bytes(&options));
     loop {
-        world.next_command(message)?;
+        world.next_command(message, options.deadline).map_err(lost)?;
         match Command::read(message) {
             Some(Command::Step(bytes)) => {
                 bytes.read(&mut step).ok_or(EngineError::Protocol { rank: 0 })?;
@@ -173,12 +183,17 @@ fn serve(
             Some(Command::Counters) => {
                 let counters = ranks.counters().next().expect("a rank");
                 counters.write(message);
-                world.reply(message, options.deadline)?;
+                world.reply(message, options.deadline).map_err(lost)?;
             }
             Some(Command::Stop) => return Ok(()),
             _ => return Err(EngineError::Protocol { rank: 0 }),
         }
     }
+}
+
+/// What rank 0 lost.
+fn first(source: WorldError) -> EngineError {
+    EngineError::World { rank: 0, source }
 }
 
 /// This process's rank of a layout, if it has one.
@@ -187,6 +202,7 @@ pub(crate) fn part(
     model: &Arc<Model>,
     layout: &str,
     options: &EngineOptions,
+    progress: &dyn Fn(u64),
 ) -> Result<Option<LocalRanks>, EngineError> {
     let refused = |error: &dyn std::fmt::Display| EngineError::Layout(error.to_string());
     let spec = LayoutSpec::read(layout, &model.shape()).map_err(|error| refused(&error))?;
@@ -194,7 +210,7 @@ pub(crate) fn part(
     if world.rank() >= layout.ranks() {
         return Ok(None);
     }
-    load(world, model, &layout, options, &|_| {}).map(Some)
+    load(world, model, &layout, options, progress).map(Some)
 }
 
 /// This process's rank of a layout.
@@ -211,5 +227,10 @@ pub(crate) fn load(
     let messages = largest_messages(model, layout, options);
     let (reduce, deadline) = (options.ffn_reduce, options.deadline);
     let comms = Comms::of_process(&**world, layout, rank, reduce, &messages, deadline);
-    LocalRanks::load(model, layout, std::iter::once((rank, comms)), options, progress)
+    let one = std::iter::once((rank, comms));
+    let mut ranks = LocalRanks::load(model, layout, one, options, progress)?;
+    if options.pin {
+        ranks.pin(world.processors())?;
+    }
+    Ok(ranks)
 }

@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn as_many_are_in_flight_as_may_be() {
-        let comm = ThreadComm::group(1, 1, Duration::from_secs(1)).remove(0);
+        let comm = ThreadComm::group(&[0], 1, Duration::from_secs(1)).remove(0);
         for pieces in 1..10 {
             let (mut sent, mut merged, mut most) = (0, 0, 0);
             for turn in turns(&comm, pieces) {

@@ -40,6 +40,14 @@ impl Lanes {
         self.lanes.len()
     }
 
+    /// Binds the threads of rank `index` of a process to its processors; whether the system lets it.
+    pub(crate) fn pin(&mut self, processors: &[usize], index: usize) -> bool {
+        let first = index * self.threads();
+        let own = (0..self.threads()).map(|thread| processors[(first + thread) % processors.len()]);
+        let own: Vec<usize> = own.collect();
+        self.team.pin(&own)
+    }
+
     /// The leader's row of activations.
     pub(crate) fn leader_row(&mut self, len: usize) -> &mut [f32] {
         &mut self.lanes[0].get_mut().expect("a thread panicked").row[..len]

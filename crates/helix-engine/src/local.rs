@@ -9,6 +9,7 @@ use helix_layout::{Layout, Rank as RankId};
 use helix_model::{Model, RankWeights, SharedShards};
 use helix_scheduler::Step;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Ranks as thread teams. Whoever calls is the first one's leader.
@@ -46,6 +47,24 @@ impl LocalRanks {
             .map_err(|source| EngineError::System { what: "a thread", source })?;
         let results = ranks.iter().map(|_| Mutex::new(Ok(()))).collect();
         Ok(LocalRanks { leaders, ranks, results, steps: 0 })
+    }
+
+    /// Binds each thread to a processor: the first rank's to the first ones, and so on.
+    ///
+    /// # Errors
+    /// The system does not let it.
+    pub(crate) fn pin(&mut self, processors: &[usize]) -> Result<(), EngineError> {
+        let ranks = &self.ranks;
+        let refused = AtomicBool::new(processors.is_empty());
+        self.leaders.run_all(&|index| {
+            if !processors.is_empty() && !lock(&ranks[index]).lanes.pin(processors, index) {
+                refused.store(true, Ordering::Relaxed);
+            }
+        });
+        match refused.into_inner() {
+            true => Err(EngineError::Pin),
+            false => Ok(()),
+        }
     }
 
     /// Runs one step on all of them.

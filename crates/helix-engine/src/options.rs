@@ -32,6 +32,8 @@ pub struct EngineOptions {
     pub hopb: HopB,
     /// How long a rank waits for another before it gives up.
     pub deadline: Duration,
+    /// Whether each thread is bound to a processor.
+    pub pin: bool,
 }
 
 /// When latent attention's up-projection W_UV is applied: before the all-to-all, on a shard's
@@ -85,6 +87,7 @@ impl Default for EngineOptions {
             ffn_reduce: FfnReduce::World,
             hopb: HopB::Off,
             deadline: Duration::from_secs(120),
+            pin: false,
         }
     }
 }

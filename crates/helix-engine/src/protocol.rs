@@ -39,7 +39,8 @@ pub(crate) enum Command<'a> {
 /// Whether a rank has what it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Loaded<'a> {
-    Ready,
+    /// It has read so many bytes of weights.
+    Ready(u64),
     /// Why not.
     Refused(&'a str),
 }
@@ -160,7 +161,7 @@ impl<'a> Loaded<'a> {
     pub(crate) fn write(&self, message: &mut Vec<u8>) {
         message.clear();
         match self {
-            Loaded::Ready => put(message, [0]),
+            Loaded::Ready(bytes) => put(message, [0, *bytes]),
             Loaded::Refused(why) => {
                 put(message, [1]);
                 message.extend_from_slice(why.as_bytes());
@@ -171,7 +172,7 @@ impl<'a> Loaded<'a> {
     pub(crate) fn read(message: &'a [u8]) -> Option<Loaded<'a>> {
         let mut rest = message;
         match take(&mut rest)? {
-            [0] => Some(Loaded::Ready),
+            [0] => take(&mut rest).map(|[bytes]| Loaded::Ready(bytes)),
             [1] => Some(Loaded::Refused(std::str::from_utf8(rest).ok()?)),
             _ => None,
         }
@@ -179,7 +180,7 @@ impl<'a> Loaded<'a> {
 }
 
 /// Every field: one that is added is missed here.
-fn options_to_words(options: &EngineOptions) -> [u64; 12] {
+fn options_to_words(options: &EngineOptions) -> [u64; 13] {
     let &EngineOptions {
         threads_per_rank,
         precision,
@@ -193,6 +194,7 @@ fn options_to_words(options: &EngineOptions) -> [u64; 12] {
         ffn_reduce,
         hopb,
         deadline,
+        pin,
     } = options;
     let sizes = [threads_per_rank, max_context, max_sequences, max_step_tokens, max_logits, rewind];
     let [threads, context, sequences, step_tokens, logits, rewind] = sizes.map(|size| size as u64);
@@ -217,10 +219,11 @@ fn options_to_words(options: &EngineOptions) -> [u64; 12] {
         ffn_reduce,
         hopb,
         deadline,
+        u64::from(pin),
     ]
 }
 
-fn options_from_words(words: [u64; 12]) -> Option<EngineOptions> {
+fn options_from_words(words: [u64; 13]) -> Option<EngineOptions> {
     let [
         threads,
         context,
@@ -234,6 +237,7 @@ fn options_from_words(words: [u64; 12]) -> Option<EngineOptions> {
         ffn_reduce,
         hopb,
         deadline,
+        pin,
     ] = words;
     let size = |word: u64| usize::try_from(word).ok();
     Some(EngineOptions {
@@ -252,6 +256,7 @@ fn options_from_words(words: [u64; 12]) -> Option<EngineOptions> {
             pieces => HopB::Pieces(pieces),
         },
         deadline: Duration::from_millis(deadline),
+        pin: pin == 1,
     })
 }
 
@@ -336,6 +341,7 @@ mod tests {
             ffn_reduce: FfnReduce::Grid,
             hopb: HopB::Pieces(3),
             deadline: Duration::from_millis(1234),
+            pin: true,
         };
         let commands = [
             Command::Start { layout: "helix kvp=2", options },

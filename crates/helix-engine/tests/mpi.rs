@@ -19,12 +19,20 @@ mod with_mpi {
     };
     use helix_layout::Layout;
     use helix_model::synthetic::{Spec, gguf};
-    use helix_model::{Arch, Model};
+    use helix_model::{Arch, Model, rank_bytes};
     use helix_scheduler::{Step, Wanted};
     use std::sync::Arc;
     use std::time::Duration;
 
     const RANKS: usize = 4;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn join(thread: CommThread) -> Arc<dyn World> {
+        let mut world = MpiWorld::join(Arc::default()).expect("MPI starts");
+        world.drive(thread, PATIENCE).expect("a thread");
+        Arc::new(world)
+    }
 
     /// What a layout says to a text: logits, and what each rank read, held and sent.
     #[derive(Debug, PartialEq)]
@@ -83,7 +91,7 @@ mod with_mpi {
         EngineOptions {
             max_sequences: 4,
             ffn_reduce: FfnReduce::Grid,
-            deadline: Duration::from_secs(60),
+            deadline: PATIENCE,
             ..common::precise()
         }
     }
@@ -94,6 +102,9 @@ mod with_mpi {
         drop(threads);
         let mut processes = Engine::lead(world, Arc::clone(model), layout, options(), &|_| {})
             .expect("an engine of processes");
+        let shares =
+            layout.all_ranks().map(|rank| rank_bytes(model, &layout, rank).expect("bytes"));
+        assert_eq!(processes.bytes_loaded(), shares.collect::<Vec<_>>(), "{layout}: bytes loaded");
         let found = play(&mut processes).expect("processes");
         assert!(found == expected, "{layout}: processes and threads differ");
     }
@@ -104,12 +115,11 @@ mod with_mpi {
             let name = "with_mpi::every_layout_gives_the_bits_and_the_traffic_of_threads";
             return launch::pass_as_ranks(name, RANKS, Duration::from_secs(300));
         }
-        let world = MpiWorld::join(CommThread::Napping).expect("MPI starts");
+        let world = join(CommThread::Napping);
         assert_eq!(world.size(), RANKS);
-        let world: Arc<dyn World> = Arc::new(world);
         for model in models() {
             if world.rank() > 0 {
-                follow(&world, Some(&model), 1).expect("rank 0 leads to the end");
+                follow(&world, Some(&model), 1, PATIENCE).expect("rank 0 leads to the end");
                 continue;
             }
             let layouts = common::layouts(&model.shape(), RANKS, &[1, 16]);
@@ -120,7 +130,7 @@ mod with_mpi {
                     compare(&world, &model, layout);
                 }
             }
-            dismiss(&*world, Duration::from_secs(60)).expect("the others listen");
+            dismiss(&*world, PATIENCE).expect("the others listen");
         }
     }
 
@@ -130,7 +140,7 @@ mod with_mpi {
             let name = "with_mpi::a_rank_that_is_refused_is_named";
             return launch::pass_as_ranks(name, 3, Duration::from_secs(60));
         }
-        let world: Arc<dyn World> = Arc::new(MpiWorld::join(CommThread::Off).expect("MPI starts"));
+        let world = join(CommThread::Off);
         let mut bytes = gguf(&Spec::tiny(Arch::Llama), 1);
         let open = |bytes| Arc::new(Model::from_gguf_bytes(bytes).expect("a model"));
         let good = open(bytes.clone());
@@ -140,7 +150,7 @@ mod with_mpi {
         let damaged = open(bytes);
         if world.rank() > 0 {
             let model = if world.rank() == 2 { &damaged } else { &good };
-            return follow(&world, Some(model), 1).expect("rank 0 leads to the end");
+            return follow(&world, Some(model), 1, PATIENCE).expect("rank 0 leads to the end");
         }
         let layout = common::layout(&good, "helix kvp=3 tpa=1");
         let refused = Engine::lead(&world, Arc::clone(&good), layout, options(), &|_| {});
@@ -148,6 +158,6 @@ mod with_mpi {
         assert!(matches!(error, EngineError::Refused { rank: 2, .. }), "{error}");
         // They are there for the next one, in which rank 2 has no part.
         compare(&world, &good, common::layout(&good, "helix kvp=2 tpa=1"));
-        dismiss(&*world, Duration::from_secs(60)).expect("the others listen");
+        dismiss(&*world, PATIENCE).expect("the others listen");
     }
 }

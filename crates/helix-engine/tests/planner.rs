@@ -189,7 +189,7 @@ fn dense_models_on_every_layout() {
             }
             let planned_model = planned(&spec, &model, kv_type);
             let case = Case { model: &planned_model, layout, options: &options };
-            for (rank, counted) in engine.counters().iter().enumerate() {
+            for (rank, counted) in engine.counters().expect("counters").iter().enumerate() {
                 let mut planned = Planned::default();
                 steps.iter().for_each(|step| case.add(&mut planned, rank, step, 0.0));
                 check(counted, &planned, &format!("{}, {layout}, rank {rank}", spec.name));
@@ -221,7 +221,7 @@ fn experts_and_latents_on_every_layout() {
                 engine.step(&step).expect("a step runs");
                 let planned_model = planned(&spec, &model, kv_type);
                 let case = Case { model: &planned_model, layout, options: &options };
-                for (rank, counted) in engine.counters().iter().enumerate() {
+                for (rank, counted) in engine.counters().expect("counters").iter().enumerate() {
                     let mut planned = Planned::default();
                     let experts = layout.experts(Rank(rank)).len() as f64;
                     case.add(&mut planned, rank, &step, experts);
@@ -250,7 +250,7 @@ fn a_token_reads_whole_experts_beside_what_is_planned() {
             let planned_model = planned(&spec, &model, options.kv_type);
             let case = Case { model: &planned_model, layout: &layout, options: &options };
             let mut of_slices = vec![0.0; layout.degrees().tpf];
-            for (rank, counted) in engine.counters().iter().enumerate() {
+            for (rank, counted) in engine.counters().expect("counters").iter().enumerate() {
                 let weights = |experts| {
                     let mut planned = Planned::default();
                     case.add(&mut planned, rank, &step, experts);

@@ -312,7 +312,7 @@ fn pieces_are_more_calls_and_no_more_bytes() {
                 step.clear();
                 step.push(2, 3, &[4], Wanted::Last);
                 engine.step(&step).unwrap();
-                engine.counters()
+                engine.counters().expect("counters")
             };
             let calls = |pieces: [usize; 5]| (spec.layers * pieces[index]) as u64;
             for (off, on) in run(HopB::Off).iter().zip(run(HopB::Pieces(pieces))) {

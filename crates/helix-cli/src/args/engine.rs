@@ -11,8 +11,11 @@ use helix_kernels::{Format, Precision};
 #[command(next_help_heading = "Engine")]
 pub struct EngineArgs {
     /// Threads of each rank [default: the processor's, divided by the ranks]
-    #[arg(short, long, value_name = "N", value_parser = at_least(1))]
+    #[arg(short, long, visible_alias = "threads-per-rank", value_name = "N", value_parser = at_least(1))]
     pub threads: Option<usize>,
+    /// Bind each thread to a processor of its own
+    #[arg(long)]
+    pub pin: bool,
     /// Element type of the KV cache: f32, f16, bf16 or q8_0 [default: f16, or f32 if --precise]
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,

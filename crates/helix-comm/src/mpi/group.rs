@@ -151,6 +151,7 @@ impl MpiComm {
                 let seconds = self.deadline.as_secs();
                 CommError::Timeout { rank, collective, number, seconds }
             }
+            Wait::Ended => CommError::Ended { rank: late(), collective, number },
             Wait::Lost(lost) => CommError::PeerFailed { rank: lost.because_of, collective, number },
             Wait::Library(error) => {
                 let rank = late();

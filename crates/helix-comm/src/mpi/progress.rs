@@ -26,6 +26,8 @@ pub(crate) enum Tag {
     Reply,
     /// A rank gives up, and says because of whom.
     Lost,
+    /// Between the front end and each other rank: it is alive.
+    Alive,
 }
 
 /// The longest message outside collectives.
@@ -54,6 +56,9 @@ pub(crate) struct Progress {
     /// [`Tag::Lost`] in and out.
     alarm: Requests<u8>,
     lost: Option<Lost>,
+    /// [`Tag::Alive`], out and in.
+    pulse: Requests<u8>,
+    heard: Requests<u8>,
     polls: u32,
 }
 
@@ -138,6 +143,8 @@ impl Progress {
             outbox: Requests::new(Arc::new(Buffer::new(MESSAGE_BYTES)), others),
             inbox: Requests::new(Arc::new(Buffer::new(MESSAGE_BYTES)), 1),
             alarm: Requests::new(Arc::new(Buffer::new(alarm_bytes)), others + 1),
+            pulse: Requests::new(Arc::new(Buffer::new(1)), others),
+            heard: Requests::new(Arc::new(Buffer::new(1)), 1),
             incoming: None,
             lost: None,
             polls: 0,
@@ -325,6 +332,34 @@ impl Progress {
             }
         }
         self.alarm.test()
+    }
+
+    /// Tells rank 0, or rank 0 all others, that this rank is alive, unless they have not heard the
+    /// last time.
+    pub(crate) fn beat(&mut self) -> Result<(), MpiError> {
+        self.pulse.test()?;
+        if self.pulse.is_empty() {
+            let to = if self.rank() == 0 { 1..self.size() } else { 0..1 };
+            for to in to {
+                // SAFETY: nobody ever writes the byte.
+                unsafe { self.wire.send(&mut self.pulse, 0..1, (to, to), Tag::Alive as c_int)? };
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `from` has let hear of itself since the last call.
+    pub(crate) fn hears(&mut self, from: usize) -> Result<bool, MpiError> {
+        let mut heard = false;
+        while self.wire.probe(Some(from), Tag::Alive as c_int)?.is_some() {
+            heard = true;
+            // SAFETY: nobody reads the byte.
+            unsafe { self.wire.receive(&mut self.heard, 0..1, (from, from), Tag::Alive as c_int)? };
+            while !self.heard.is_empty() {
+                self.heard.test()?;
+            }
+        }
+        Ok(heard)
     }
 
     /// Starts to send a message to each of `to`; the one before must be gone.

@@ -4,7 +4,7 @@ use super::group::MpiComm;
 use super::progress::{Lost, Progress, Tag};
 use super::wire::{MpiError, Wire};
 use crate::backoff::Backoff;
-use crate::{Link, World, WorldError};
+use crate::{Link, World, WorldError, allowed_processors, share};
 use mpi::Threading;
 use mpi::environment::Universe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,6 +19,8 @@ const NAP: Duration = Duration::from_micros(50);
 /// The same, when there has been nothing for [`NAPS`] naps.
 const SLEEP: Duration = Duration::from_millis(1);
 const NAPS: u32 = 200;
+/// How often ranks let hear of themselves in the time that others wait for them.
+const PULSES: u32 = 5;
 /// How long a rank that gives up stays, so that the others take note of it and can say so.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -41,7 +43,7 @@ pub struct MpiWorld {
     universe: Option<Universe>,
     rank: usize,
     size: usize,
-    neighbours: usize,
+    processors: Vec<usize>,
 }
 
 /// What the ends of groups, the communication thread and the world have in common.
@@ -52,12 +54,15 @@ pub(crate) struct Shared {
     /// Threads that wait, and poll themselves.
     waiting: AtomicUsize,
     stop: AtomicBool,
+    /// The process was told to end.
+    ended: Arc<AtomicBool>,
 }
 
 /// Why a wait ended without what was waited for.
 #[derive(Debug)]
 pub(crate) enum Wait {
     Late,
+    Ended,
     Lost(Lost),
     Library(MpiError),
 }
@@ -107,6 +112,9 @@ impl Shared {
                 return Err(Wait::Lost(lost));
             }
             drop(progress);
+            if self.ended.load(Ordering::Relaxed) {
+                return Err(Wait::Ended);
+            }
             if deadline.is_some_and(|deadline| backoff.elapsed() > deadline) {
                 return Err(Wait::Late);
             }
@@ -138,37 +146,52 @@ impl Shared {
 
 impl MpiWorld {
     /// Joins the processes that `mpirun`, `srun` or another launcher has started; a process that was
-    /// started by itself is a world of one.
+    /// started by itself is a world of one. Waits end when `ended` is set.
     ///
     /// # Errors
     /// The library does not start, or can't be called from more than one thread.
-    pub fn join(thread: CommThread) -> Result<MpiWorld, WorldError> {
-        let refused = |text: &str| WorldError::Start(text.to_owned());
+    pub fn join(ended: Arc<AtomicBool>) -> Result<MpiWorld, WorldError> {
         let started = mpi::initialize_with_threading(Threading::Serialized);
-        let (universe, threading) = started.ok_or_else(|| refused("it was started before"))?;
+        let (universe, threading) = started.ok_or_else(|| refused(&"it was started before"))?;
         if threading < Threading::Serialized {
-            return Err(refused("the library was built without support for threads"));
+            return Err(refused(&"the library was built without support for threads"));
         }
-        let wire = Wire::new(&universe.world()).map_err(|error| refused(&error.to_string()))?;
+        let wire = Wire::new(&universe.world()).map_err(|error| refused(&error))?;
         let (rank, size) = (wire.rank(), wire.size());
-        let neighbours = wire.neighbours().map_err(|error| refused(&error.to_string()))?;
+        let neighbours = wire.neighbours(&allowed_processors());
+        let (allowed, own) = neighbours.map_err(|error| refused(&error))?;
         let shared = Arc::new(Shared {
             progress: Mutex::new(Progress::new(wire)),
             busy: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
+            ended,
         });
-        let universe = Some(universe);
-        let mut world = MpiWorld { shared, thread: None, universe, rank, size, neighbours };
-        if thread != CommThread::Off && size > 1 {
-            let shared = Arc::clone(&world.shared);
+        Ok(MpiWorld {
+            shared,
+            thread: None,
+            universe: Some(universe),
+            rank,
+            size,
+            processors: share(&allowed, own),
+        })
+    }
+
+    /// Starts the communication thread, which also tells others several times in `patience` that
+    /// this rank is alive; with [`CommThread::Off`] it does that alone.
+    ///
+    /// # Errors
+    /// The system refuses a thread.
+    pub fn drive(&mut self, mode: CommThread, patience: Duration) -> Result<(), WorldError> {
+        if self.size > 1 {
+            let (shared, pulse) = (Arc::clone(&self.shared), patience / PULSES);
             let spawned = std::thread::Builder::new()
                 .name("helix-comm".to_owned())
-                .spawn(move || drive(&shared, thread));
-            let refused = |e| WorldError::Start(format!("the system refuses a thread: {e}"));
-            world.thread = Some(spawned.map_err(refused)?);
+                .spawn(move || drive(&shared, mode, pulse));
+            let none = |error| refused(&format!("the system refuses a thread: {error}"));
+            self.thread = Some(spawned.map_err(none)?);
         }
-        Ok(world)
+        Ok(())
     }
 
     fn send(
@@ -189,12 +212,35 @@ impl MpiWorld {
         sent.map_err(|wait| self.error(wait, late, "take a message", patience))
     }
 
+    /// Waits for a message; it is late only when nothing was heard of its sender either.
+    fn listen(
+        &self,
+        from: usize,
+        tag: Tag,
+        message: &mut Vec<u8>,
+        patience: Duration,
+    ) -> Result<(), WorldError> {
+        loop {
+            let receive = |progress: &mut Progress| progress.receive(from, tag, message);
+            let wait = match self.shared.wait(Some(patience), receive) {
+                Ok(()) => return Ok(()),
+                Err(wait) => wait,
+            };
+            let alive = matches!(wait, Wait::Late)
+                && self.shared.lock().hears(from).is_ok_and(|heard| heard);
+            if !alive {
+                return Err(self.error(wait, from, "let hear of itself", patience));
+            }
+        }
+    }
+
     fn error(&self, wait: Wait, rank: usize, what: &'static str, after: Duration) -> WorldError {
         match wait {
             Wait::Late => {
                 self.shared.give_up(rank);
                 WorldError::Late { rank, what, seconds: after.as_secs() }
             }
+            Wait::Ended => WorldError::Ended { rank },
             Wait::Lost(lost) => WorldError::Lost { rank: lost.because_of },
             Wait::Library(error) => {
                 self.shared.give_up(rank);
@@ -213,8 +259,8 @@ impl World for MpiWorld {
         self.size
     }
 
-    fn neighbours(&self) -> usize {
-        self.neighbours
+    fn processors(&self) -> &[usize] {
+        &self.processors
     }
 
     fn tell(
@@ -226,10 +272,8 @@ impl World for MpiWorld {
         self.send(to, Tag::Command, message, patience)
     }
 
-    fn next_command(&self, message: &mut Vec<u8>) -> Result<(), WorldError> {
-        let receive = |progress: &mut Progress| progress.receive(0, Tag::Command, message);
-        let come = self.shared.wait(None, receive);
-        come.map_err(|wait| self.error(wait, 0, "send a command", Duration::MAX))
+    fn next_command(&self, message: &mut Vec<u8>, patience: Duration) -> Result<(), WorldError> {
+        self.listen(0, Tag::Command, message, patience)
     }
 
     fn reply(&self, message: &[u8], patience: Duration) -> Result<(), WorldError> {
@@ -240,11 +284,9 @@ impl World for MpiWorld {
         &self,
         from: usize,
         message: &mut Vec<u8>,
-        patience: Option<Duration>,
+        patience: Duration,
     ) -> Result<(), WorldError> {
-        let receive = |progress: &mut Progress| progress.receive(from, Tag::Reply, message);
-        let come = self.shared.wait(patience, receive);
-        come.map_err(|wait| self.error(wait, from, "answer", patience.unwrap_or_default()))
+        self.listen(from, Tag::Reply, message, patience)
     }
 
     fn group(
@@ -286,14 +328,25 @@ impl Drop for MpiWorld {
     }
 }
 
+fn refused(problem: &dyn std::fmt::Display) -> WorldError {
+    WorldError::Start(problem.to_string())
+}
+
 /// The communication thread.
-fn drive(shared: &Shared, mode: CommThread) {
+fn drive(shared: &Shared, mode: CommThread, pulse: Duration) {
     let mut idle = 0u32;
+    let mut beaten: Option<Instant> = None;
     while !shared.stop.load(Ordering::Relaxed) {
-        let needed = shared.busy.load(Ordering::Relaxed);
+        if beaten.is_none_or(|beaten| beaten.elapsed() > pulse) {
+            beaten = Some(Instant::now());
+            // Whoever can't be told misses it, which is what it is for.
+            let _ = shared.lock().beat();
+        }
+        let needed = mode != CommThread::Off && shared.busy.load(Ordering::Relaxed);
         if !needed || shared.waiting.load(Ordering::Relaxed) > 0 {
             idle = if needed { 0 } else { idle.saturating_add(1) };
-            std::thread::sleep(if idle < NAPS { NAP } else { SLEEP });
+            let rests = idle > NAPS || mode == CommThread::Off;
+            std::thread::sleep(if rests { SLEEP } else { NAP });
             continue;
         }
         idle = 0;

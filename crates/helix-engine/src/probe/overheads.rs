@@ -70,7 +70,7 @@ fn operation(threads: usize) -> Result<Sample, EngineError> {
             engine.step(&step)?;
         }
         engine.release(0);
-        let time = engine.counters()[0].time;
+        let time = engine.counters()?[0].time;
         let inside = Line::ALL.into_iter().filter(|line| !OUTSIDE.contains(line));
         let seconds: f64 = inside.map(|line| time[line as usize].as_secs_f64()).sum();
         rounds.push(seconds / (STEPS * LAYERS * OPERATIONS) as f64);

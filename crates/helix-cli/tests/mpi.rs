@@ -1,0 +1,254 @@
+//! The command over MPI: processes of this machine, on loopback.
+
+mod common;
+#[path = "../../helix-engine/tests/launch/mod.rs"]
+mod launch;
+
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn the_command_over_mpi() {
+    println!("skipped: built without MPI (the cargo feature `mpi`)");
+    let output = common::run("run MODEL -p hello --transport mpi");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(common::stderr(&output).contains("the cargo feature `mpi`"));
+}
+
+#[cfg(feature = "mpi")]
+mod with_mpi {
+    use super::common::{directory, file, helix, json, model, model_bytes, stderr, stdout};
+    use super::launch::{mpirun, within};
+    use helix_model::config::Arch;
+    use helix_model::synthetic::{Spec, gguf};
+    use serde_json::Value;
+    use std::path::Path;
+    use std::process::{Child, Command, Output};
+    use std::time::{Duration, Instant};
+
+    const LIMIT: Duration = Duration::from_secs(60);
+    const PROMPT: &str = "'a prompt of some twenty tokens, more than a block'";
+    /// A text that does not end before something is done to it.
+    const LONG: &str = "run MODEL -p hello -n 100000 -c 120000 --ignore-eos -t 1 --precise";
+
+    fn words(line: &str) -> Vec<String> {
+        let words = line.split('\'').enumerate().flat_map(|(index, part)| match index % 2 {
+            1 => vec![part.to_owned()],
+            _ => part.split_whitespace().map(str::to_owned).collect(),
+        });
+        words.map(|word| if word == "MODEL" { model().to_owned() } else { word }).collect()
+    }
+
+    fn add(command: &mut Command, line: &str) {
+        command.arg(env!("CARGO_BIN_EXE_helix")).args(words(line)).args(["--transport", "mpi"]);
+    }
+
+    fn run_on(processes: usize, line: &str) -> Option<Output> {
+        let mut command = mpirun(processes)?;
+        add(&mut command, line);
+        Some(within(command.spawn().expect("mpirun starts"), LIMIT))
+    }
+
+    fn json_on(processes: usize, line: &str) -> Option<Value> {
+        let output = run_on(processes, &format!("{line} --json"))?;
+        assert_eq!(output.status.code(), Some(0), "{line}: {}", stderr(&output));
+        Some(serde_json::from_slice(&output.stdout).expect("one document: the others are silent"))
+    }
+
+    /// The tensors of a file that `helix logits` wrote, behind its header.
+    fn tensors(path: &Path) -> Vec<u8> {
+        let bytes = std::fs::read(path).expect("a file of logits");
+        let header = u64::from_le_bytes(bytes[..8].try_into().expect("a length"));
+        bytes[8 + header as usize..].to_vec()
+    }
+
+    #[test]
+    fn commands_say_what_they_say_over_threads() {
+        let line = format!("run MODEL -p {PROMPT} -n 20 --ignore-eos -t 1");
+        let threads = json(&format!("{line} --ranks 2"));
+        let Some(processes) = json_on(2, &line) else { return };
+        for field in ["text", "tokens", "layout", "stop"] {
+            assert_eq!(processes[field], threads[field], "{field}");
+        }
+        let held = |report: &Value| {
+            let rank = |rank: &Value| (rank["kv_bytes_held"].clone(), rank["collectives"].clone());
+            report["ranks"].as_array().expect("ranks").iter().map(rank).collect::<Vec<_>>()
+        };
+        assert_eq!(held(&processes), held(&threads));
+
+        let text = file("text.txt", "the quick brown fox jumps over the lazy dog. ".repeat(30));
+        let line = format!("perplexity MODEL -f {} -c 64 -t 1", text.display());
+        let found = json_on(3, &format!("{line} --kvp 3")).expect("mpirun");
+        assert_eq!(found["perplexity"], json(&format!("{line} --kvp 3"))["perplexity"]);
+
+        let line = "bench MODEL -p 8 -n 4 -d 0,64 -r 1 -t 1";
+        let found = json_on(2, line).expect("mpirun");
+        let threads = json(&format!("{line} --ranks 2"));
+        let bytes = |report: &Value| {
+            let runs = report["runs"].as_array().expect("runs").iter();
+            runs.map(|run| run["bytes_per_token"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(bytes(&found), bytes(&threads));
+
+        let inspected = json_on(2, "inspect MODEL").expect("mpirun");
+        assert_eq!(inspected["ranks"], json("inspect MODEL --ranks 2")["ranks"]);
+        let verified = json_on(2, "verify MODEL -p hello -n 4").expect("mpirun");
+        assert_eq!(verified["ok"], true);
+        let ranks = |l: &Value| l["layout"].as_str().expect("a name").contains("tpa=3");
+        assert!(!verified["layouts"].as_array().expect("layouts").iter().any(ranks));
+    }
+
+    #[test]
+    fn logits_are_the_same_bits() {
+        let tokens: Vec<String> = (0..90).map(|i| (i * 7 % 300).to_string()).collect();
+        for (processes, flags) in [(2, "--kvp 2 --precise"), (4, "--kvp 2 --tpa 2"), (3, "--pin")] {
+            let write = |name: &str| directory().join(format!("{name}-{processes}.safetensors"));
+            let line = |path: &Path| {
+                let tokens = tokens.join(",");
+                format!("logits MODEL --tokens {tokens} --out {} {flags} -t 1", path.display())
+            };
+            let (ours, theirs) = (write("processes"), write("threads"));
+            let Some(output) = run_on(processes, &line(&ours)) else { return };
+            assert_eq!(output.status.code(), Some(0), "{flags}: {}", stderr(&output));
+            json(&format!("{} --ranks {processes}", line(&theirs)));
+            assert!(tensors(&ours) == tensors(&theirs), "{flags}: logits differ");
+        }
+    }
+
+    /// Two ranks of different lines.
+    fn run_both(first: &str, second: &str) -> Option<Output> {
+        let mut command = mpirun(1)?;
+        add(&mut command, first);
+        command.args([":", "-n", "1"]);
+        add(&mut command, second);
+        Some(within(command.spawn().expect("mpirun starts"), LIMIT))
+    }
+
+    #[test]
+    fn ranks_that_differ_are_refused_by_name() {
+        let line = "run MODEL -p hello -n 4 -t 1 --comm-timeout 20";
+        let mut bad = model_bytes();
+        let half = bad.len() / 2;
+        bad[half..].fill(0xff);
+        let bad = file("bad.gguf", bad);
+        // The same sizes, another seed.
+        let other = file("other.gguf", gguf(&Spec::tiny(Arch::Llama), 8));
+        let with = |path: &Path| line.replace("MODEL", path.to_str().expect("UTF-8"));
+        let cases = [
+            (format!("{line} --kv-type q8_0"), "other flags than rank 0"),
+            (with(Path::new("/no/such/model.gguf")), "no file or directory"),
+            (with(&bad), "rank 1"),
+            (with(&other), "another model than rank 0"),
+        ];
+        for (second, words) in &cases {
+            let Some(output) = run_both(line, second) else { return };
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{second}: {text}");
+            assert!(text.contains("error: rank 1"), "{second}: {text}");
+            assert!(text.contains(words), "{second}: {text}");
+            assert_eq!(stdout(&output), "", "{second}");
+            assert_eq!(text.matches("error:").count(), 1, "rank 0 alone says it: {text}");
+        }
+        let output = run_on(2, &format!("{line} --kvp 3 --tpa 1")).expect("mpirun");
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains("2 processes were started"), "{}", stderr(&output));
+    }
+
+    /// A text over `ranks` processes, and those processes, once they are at it.
+    #[allow(clippy::zombie_processes, reason = "who gets it waits for it")]
+    fn started(ranks: usize, line: &str) -> Option<(Child, Vec<u32>)> {
+        let mut command = mpirun(ranks)?;
+        add(&mut command, line);
+        let mut child = command.spawn().expect("mpirun starts");
+        let end = Instant::now() + LIMIT;
+        loop {
+            let pids = (0..ranks).filter_map(|rank| process(child.id(), rank)).collect::<Vec<_>>();
+            if pids.len() == ranks && pids.iter().all(|&pid| has_worked(pid)) {
+                return Some((child, pids));
+            }
+            if Instant::now() > end {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("the ranks did not start: {pids:?}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The process of a rank that `launcher` has started.
+    fn process(launcher: u32, rank: usize) -> Option<u32> {
+        let is_rank = |pid: &u32| {
+            let parent = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = parent.rsplit(')').next().unwrap_or_default().split_whitespace().nth(1);
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let names = ["OMPI_COMM_WORLD_RANK", "PMI_RANK"];
+            parent == Some(&launcher.to_string())
+                && environ.split(|byte| *byte == 0).any(|pair| {
+                    names.iter().any(|name| pair == format!("{name}={rank}").as_bytes())
+                })
+        };
+        let all = std::fs::read_dir("/proc").expect("processes").flatten();
+        let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.into_iter().find(is_rank)
+    }
+
+    /// Whether a process has used half a second of a processor: more than its start takes.
+    fn has_worked(pid: u32) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: Vec<u64> = fields.skip(11).take(2).filter_map(|t| t.parse().ok()).collect();
+        ticks.iter().sum::<u64>() > 50
+    }
+
+    fn signal(name: &str, pid: u32) {
+        let status = Command::new("kill").args(["-s", name, &pid.to_string()]).status();
+        assert!(status.expect("kill").success(), "kill -s {name} {pid}");
+    }
+
+    #[test]
+    fn a_rank_that_stops_ends_the_others_in_time_by_its_name() {
+        for victim in [0, 1] {
+            let Some((child, pids)) = started(3, &format!("{LONG} --kvp 3 --comm-timeout 2"))
+            else {
+                return;
+            };
+            let since = Instant::now();
+            signal("STOP", pids[victim]);
+            let output = within(child, LIMIT);
+            let took = since.elapsed();
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(1), "{text}");
+            assert!(took < Duration::from_secs(8), "{took:?}: {text}");
+            for rank in (0..3).filter(|&rank| rank != victim) {
+                let lines =
+                    text.lines().filter(|line| line.contains(&format!("error: rank {rank}")));
+                let line = lines.collect::<String>();
+                let names = line.contains(&format!("rank {victim} "));
+                assert!(names, "rank {rank} names rank {victim}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rank_that_is_killed_ends_the_others_in_time() {
+        let Some((child, pids)) = started(3, &format!("{LONG} --kvp 3 --comm-timeout 5")) else {
+            return;
+        };
+        let since = Instant::now();
+        signal("KILL", pids[1]);
+        let output = within(child, LIMIT);
+        let text = stderr(&output);
+        assert!(!output.status.success(), "{text}");
+        assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+        assert!(text.contains("rank 1"), "{text}");
+        // Their last words are theirs to say when the launcher ends them.
+        assert!(text.contains("waited for rank 1"), "{text}");
+    }
+
+    #[test]
+    fn a_process_by_itself_is_a_world_of_one() {
+        let line = format!("run MODEL -p {PROMPT} -n 8 -t 1 --json");
+        let alone = helix(words(&line)).args(["--transport", "mpi"]).output().expect("helix");
+        assert_eq!(alone.status.code(), Some(0), "{}", stderr(&alone));
+        let document: Value = serde_json::from_slice(&alone.stdout).expect("a document");
+        assert_eq!(document["tokens"], json(&line.replace(" --json", ""))["tokens"]);
+    }
+}
