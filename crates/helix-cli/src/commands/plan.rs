@@ -196,7 +196,7 @@ fn print_crossovers(crossovers: &[Crossover]) -> Outcome {
 
 fn score(duel: &Duel) -> String {
     let ms = |row: &Option<Row>| row.map_or("none".to_owned(), |row| format!("{:.1}", row.ttl_ms));
-    let mark = match duel.verdict() {
+    let mark = match duel.verdict {
         Verdict::Helix => "*",
         Verdict::Draw => " ",
         Verdict::Other => "-",
