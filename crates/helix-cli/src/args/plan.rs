@@ -45,6 +45,10 @@ pub struct PlanArgs {
     /// How much likelier than the mean the experts of the busiest group are
     #[arg(long, value_name = "X", default_value = "1", allow_negative_numbers = true)]
     pub skew: f64,
+    /// How much of the output projection a rank reads: a 1/N, as the paper's text has it, or a
+    /// 1/TPA, as its appendix counts
+    #[arg(long, value_name = "MODE", default_value = "corrected")]
+    pub formulas: FormulasArg,
     #[command(flatten)]
     pub degrees: DegreeArgs,
     /// Say for each doubling of the context with how many users Helix starts and stops winning
@@ -92,6 +96,15 @@ pub struct DegreeArgs {
     /// Whether a request's all-to-all runs while the next one's attention does
     #[arg(long, value_name = "on|off")]
     pub hopb: Option<Switch>,
+}
+
+/// Which of the paper's formulas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormulasArg {
+    /// The text's, and the engine's
+    Corrected,
+    /// Appendix A's
+    PaperAppendix,
 }
 
 /// On or off.
