@@ -114,7 +114,9 @@ mod with_mpi {
         std::hint::black_box(work(10_000_000));
         let per_second = 10_000_000.0 / since.elapsed().as_secs_f64();
         if rank == 0 {
-            println!("communication thread {mode}: values, us alone, us of work, us seen beside it");
+            println!(
+                "communication thread {mode}: values, us alone, us of work, us seen beside it"
+            );
         }
         for values in (10..=18).step_by(2).map(|log| 1usize << log) {
             let counts = vec![values / size; size];

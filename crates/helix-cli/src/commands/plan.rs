@@ -1,6 +1,6 @@
 //! `helix plan`: the best layouts of a model on a machine, and why.
 
-mod inputs;
+pub mod inputs;
 
 use crate::args::PlanArgs;
 use crate::args::plan::{FormulasArg, Switch};
