@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// `helix plan`.
 #[derive(Args, Debug)]
-#[command(after_help = PLAN_HELP)]
+#[command(after_help = help())]
 pub struct PlanArgs {
     /// A preset, a config.json, a Hugging Face directory, or a .gguf file
     #[arg(long, value_name = "NAME|CONFIG")]
@@ -145,6 +145,16 @@ impl std::str::FromStr for Ranks {
         all.dedup();
         Ok(Ranks(all))
     }
+}
+
+/// The help, with the names of what comes with the planner.
+fn help() -> String {
+    let list = |names: &mut dyn Iterator<Item = &'static str>| names.collect::<Vec<_>>().join(", ");
+    format!(
+        "{PLAN_HELP}\n\nModels: {}.\n\nMachines: {}.",
+        list(&mut helix_plan::Model::names()),
+        list(&mut helix_plan::machine::names())
+    )
 }
 
 const PLAN_HELP: &str = "\
