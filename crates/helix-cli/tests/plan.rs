@@ -60,6 +60,23 @@ fn a_budget_and_a_batch_are_kept() {
     assert_eq!(chosen["hopb"], Value::Bool(false));
 }
 
+/// The appendix charges W_O at 1/TPA: the out-projection alone takes longer.
+#[test]
+fn the_appendixs_formulas_charge_more() {
+    let line = format!("{LLAMA} --ranks 64 --kvp 8 --tpa 8 --pp 1 --batch 1 --strategy helix");
+    let of = |formulas: &str| {
+        let report = json(&format!("{line} --hopb off --qkv replicate --formulas {formulas}"));
+        let terms = array(&report["chosen"], "breakdown").to_vec();
+        let ms = |line: &str| {
+            let term = terms.iter().find(|term| term["line"] == line);
+            number(term.expect("a line"), "ms")
+        };
+        (ms("out-projection"), ms("qkv"))
+    };
+    let (corrected, appendix) = (of("corrected"), of("paper-appendix"));
+    assert!(appendix.0 > corrected.0 && appendix.1 == corrected.1, "{appendix:?} {corrected:?}");
+}
+
 #[test]
 fn tables_and_values_with_commas() {
     let csv = directory().join("fronts.csv");

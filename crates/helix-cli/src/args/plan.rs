@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 /// `helix plan`.
 #[derive(Args, Debug)]
-#[command(after_help = PLAN_HELP)]
+#[command(after_help = help())]
 pub struct PlanArgs {
     /// A preset, a config.json, a Hugging Face directory, or a .gguf file
     #[arg(long, value_name = "NAME|CONFIG")]
@@ -45,6 +45,10 @@ pub struct PlanArgs {
     /// How much likelier than the mean the experts of the busiest group are
     #[arg(long, value_name = "X", default_value = "1", allow_negative_numbers = true)]
     pub skew: f64,
+    /// How much of the output projection a rank reads: a 1/N, as the paper's text has it, or a
+    /// 1/TPA, as its appendix counts
+    #[arg(long, value_name = "MODE", default_value = "corrected")]
+    pub formulas: FormulasArg,
     #[command(flatten)]
     pub degrees: DegreeArgs,
     /// Say for each doubling of the context with how many users Helix starts and stops winning
@@ -94,6 +98,15 @@ pub struct DegreeArgs {
     pub hopb: Option<Switch>,
 }
 
+/// Which of the paper's formulas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormulasArg {
+    /// The text's, and the engine's
+    Corrected,
+    /// Appendix A's
+    PaperAppendix,
+}
+
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs, reason = "the names say it")]
@@ -132,6 +145,16 @@ impl std::str::FromStr for Ranks {
         all.dedup();
         Ok(Ranks(all))
     }
+}
+
+/// The help, with the names of what comes with the planner.
+fn help() -> String {
+    let list = |names: &mut dyn Iterator<Item = &'static str>| names.collect::<Vec<_>>().join(", ");
+    format!(
+        "{PLAN_HELP}\n\nModels: {}.\n\nMachines: {}.",
+        list(&mut helix_plan::Model::names()),
+        list(&mut helix_plan::machine::names())
+    )
 }
 
 const PLAN_HELP: &str = "\

@@ -2,12 +2,14 @@
 
 pub mod inputs;
 
-use crate::args::{PlanArgs, plan::Switch};
+use crate::args::PlanArgs;
+use crate::args::plan::{FormulasArg, Switch};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::output::Table;
 use helix_layout::Strategy;
+use helix_plan::costs::{Choices, Formulas};
 use helix_plan::{
     Batches, Chosen, Crossover, Duel, Fixed, Popularity, Query, Report, Row, Settings, Space,
     Verdict, crossovers,
@@ -60,9 +62,14 @@ fn query(args: &PlanArgs, threads: usize) -> Outcome<Query> {
         ep: degrees.ep,
         pp: degrees.pp,
     };
+    let formulas = match args.formulas {
+        FormulasArg::Corrected => Formulas::Corrected,
+        FormulasArg::PaperAppendix => Formulas::PaperAppendix,
+    };
     let space = Space {
         strategies,
         fixed,
+        choices: Choices { formulas, ..Choices::default() },
         kv_block: degrees.kv_block,
         qkv: degrees.qkv,
         hopb: degrees.hopb.map(|switch| switch == Switch::On),

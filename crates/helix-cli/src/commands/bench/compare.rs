@@ -93,7 +93,7 @@ impl Planner {
             .map_err(Failure::request)?;
         let exchange = match engine.options().hopb {
             HopB::Off => Exchange::Whole,
-            HopB::Pieces(_) => Exchange::Hopb,
+            HopB::Pieces(_) | HopB::Auto => Exchange::Hopb,
         };
         let overlap = Overlap { exchange, exposed_reduce: 1.0 };
         Ok(ranks.iter().map(|(costs, load)| timer.step(costs, load, overlap)).collect())
