@@ -3,6 +3,7 @@
 mod engine;
 mod layout;
 pub mod plan;
+mod probe;
 mod sampling;
 mod timing;
 mod transport;
@@ -10,6 +11,7 @@ mod transport;
 pub use engine::EngineArgs;
 pub use layout::LayoutArgs;
 pub use plan::PlanArgs;
+pub use probe::ProbeArgs;
 pub use sampling::SamplingArgs;
 pub use timing::{LinkArgs, TraceArgs};
 #[cfg(feature = "mpi")]
@@ -66,6 +68,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Find the best layouts of a model on a machine that you need not have, and say why.
     Plan(Box<PlanArgs>),
+    /// Measure this machine for the planner: bandwidth, products, attention, collectives.
+    Probe(ProbeArgs),
 }
 
 impl Command {
@@ -78,7 +82,7 @@ impl Command {
             Command::Bench(args) => (&args.model, &args.engine),
             Command::Inspect(args) => (&args.model, &args.engine),
             Command::Verify(args) => (&args.model, &args.engine),
-            Command::Plan(_) => return None,
+            Command::Plan(_) | Command::Probe(_) => return None,
         })
     }
 
@@ -89,7 +93,7 @@ impl Command {
             Command::Perplexity(args) => Some(&args.layout),
             Command::Bench(args) => Some(&args.layout),
             Command::Inspect(args) => Some(&args.layout),
-            Command::Verify(_) | Command::Plan(_) => None,
+            Command::Verify(_) | Command::Plan(_) | Command::Probe(_) => None,
         }
     }
 
@@ -260,6 +264,10 @@ pub struct BenchArgs {
     /// Break the time of decoding down by line of the layer
     #[arg(long)]
     pub lines: bool,
+    /// Compare decoding with the planner's prediction for a machine, such as helix probe's file of
+    /// this one
+    #[arg(long, value_name = "FILE.toml|NAME")]
+    pub compare_plan: Option<PathBuf>,
     #[command(flatten)]
     pub trace: TraceArgs,
     #[command(flatten)]

@@ -6,6 +6,7 @@ mod inspect;
 mod logits;
 mod perplexity;
 mod plan;
+mod probe;
 mod run;
 mod verify;
 
@@ -41,5 +42,6 @@ fn lead(command: Command, ranks: &Ranks) -> Outcome {
         Command::Inspect(args) => inspect::run(args, ranks),
         Command::Verify(args) => verify::run(args, ranks),
         Command::Plan(args) => plan::run(*args),
+        Command::Probe(args) => probe::run(args),
     }
 }

@@ -87,6 +87,7 @@ fn helix_wins_where_tp_copies_the_cache() {
     assert_eq!(contexts, [1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0]);
     let duel = &array(&crossovers[6], "duels")[2];
     assert!(number(&duel["helix"], "ttl_ms") < number(&duel["other"], "ttl_ms"), "{duel}");
+    assert_eq!(duel["verdict"], "helix", "{duel}");
 }
 
 #[test]

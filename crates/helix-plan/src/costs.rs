@@ -231,7 +231,9 @@ impl Costs<'_> {
             return self.latent(mla, tokens);
         }
         let work = self.product(share.qkv_rows, hidden, tokens, bytes);
-        Work { weight_bytes: share.qkv_rows_read as f64 * hidden as f64 * bytes, ..work }
+        // An attention group that has none of the step's sequences reads nothing.
+        let read = if work.launches > 0.0 { share.qkv_rows_read } else { 0 };
+        Work { weight_bytes: read as f64 * hidden as f64 * bytes, ..work }
     }
 
     /// MLA: the stream is compressed to the latent and, in most models, for queries; the heads'

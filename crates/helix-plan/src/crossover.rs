@@ -3,7 +3,7 @@
 use helix_layout::Strategy;
 use serde::Serialize;
 
-use crate::search::Query;
+use crate::search::{Fronts, Query};
 use crate::{Batches, Machine, Model, PlanError, Row, Space, search};
 
 /// How much faster counts as winning: less is a draw.
@@ -26,6 +26,8 @@ pub struct Crossover {
 pub struct Duel {
     /// Users.
     pub batch: usize,
+    /// Who wins.
+    pub verdict: Verdict,
     /// Helix's fastest, if it holds so many.
     pub helix: Option<Row>,
     /// The others' fastest, if any of them holds so many.
@@ -45,22 +47,22 @@ pub enum Verdict {
 }
 
 impl Duel {
-    /// Who wins.
-    pub fn verdict(&self) -> Verdict {
-        match (&self.helix, &self.other) {
+    fn new(batch: usize, helix: Option<Row>, other: Option<Row>) -> Duel {
+        let verdict = match (&helix, &other) {
             (Some(helix), Some(other)) if helix.ttl_ms * MARGIN < other.ttl_ms => Verdict::Helix,
             (Some(helix), Some(other)) if other.ttl_ms * MARGIN < helix.ttl_ms => Verdict::Other,
             (Some(_), None) => Verdict::Helix,
             (None, Some(_)) => Verdict::Other,
             _ => Verdict::Draw,
-        }
+        };
+        Duel { batch, verdict, helix, other }
     }
 }
 
 impl Crossover {
     /// The least and the largest number of users with which Helix wins, if it does.
     pub fn wins(&self) -> Option<(usize, usize)> {
-        let mut won = self.duels.iter().filter(|duel| duel.verdict() == Verdict::Helix);
+        let mut won = self.duels.iter().filter(|duel| duel.verdict == Verdict::Helix);
         let first = won.next()?.batch;
         Some((first, won.next_back().map_or(first, |duel| duel.batch)))
     }
@@ -107,10 +109,10 @@ fn duels(
     let others: Vec<Strategy> =
         Strategy::ALL.into_iter().filter(|&s| s != Strategy::Helix).collect();
     let (helix, others) = (found.of(Strategy::Helix), found.together(&others));
-    let duels = batches.into_iter().map(|batch| Duel {
-        batch,
-        helix: helix.batch.best_x(batch as f64).map(|(.., point)| point.into()),
-        other: others.batch.best_x(batch as f64).map(|(.., point)| point.into()),
+    let duels = batches.into_iter().map(|batch| {
+        let fastest =
+            |fronts: &Fronts| fronts.batch.best_x(batch as f64).map(|(.., point)| Row::from(point));
+        Duel::new(batch, fastest(helix), fastest(&others))
     });
     Ok(duels.take_while(|duel| duel.helix.is_some() || duel.other.is_some()).collect())
 }
@@ -141,6 +143,6 @@ mod tests {
         assert_eq!(r1.last().map(|c| c.context), Some(262_144));
         assert!(r1.last().unwrap().wins().is_some());
         let llama = found("llama-3.1-8b", "hgx-b200", 8, 65536);
-        assert!(llama.iter().all(|c| c.duels[0].verdict() != Verdict::Helix), "{llama:?}");
+        assert!(llama.iter().all(|c| c.duels[0].verdict != Verdict::Helix), "{llama:?}");
     }
 }

@@ -79,8 +79,23 @@ impl<'m> Timer<'m> {
         ranks: usize,
         threads: usize,
     ) -> Result<Timer<'m>, MachineError> {
+        Timer::of_steps(machine, model, ranks, threads, f64::INFINITY)
+    }
+
+    /// [`Timer::new`] of steps in which all ranks together read `step_bytes`: where a machine's
+    /// cache was measured, what it holds from one step to the next need not come from memory.
+    ///
+    /// # Errors
+    /// As [`Timer::new`].
+    pub fn of_steps(
+        machine: &'m Machine,
+        model: &Model,
+        ranks: usize,
+        threads: usize,
+        step_bytes: f64,
+    ) -> Result<Timer<'m>, MachineError> {
         let of_node = machine.ranks_per_node().map_or(ranks, |node| node.min(ranks));
-        let rank = machine.rank(Sharing { ranks: of_node, threads });
+        let rank = machine.rank(Sharing { ranks: of_node, threads }).reading(step_bytes);
         let weights = rank.weights(model.formats.weights.name)?;
         let row = match model.shape.mla {
             Some(_) => RowKind::Latent,

@@ -1,6 +1,6 @@
 //! `helix plan`: the best layouts of a model on a machine, and why.
 
-mod inputs;
+pub mod inputs;
 
 use crate::args::{PlanArgs, plan::Switch};
 use crate::console::Console;
@@ -196,7 +196,7 @@ fn print_crossovers(crossovers: &[Crossover]) -> Outcome {
 
 fn score(duel: &Duel) -> String {
     let ms = |row: &Option<Row>| row.map_or("none".to_owned(), |row| format!("{:.1}", row.ttl_ms));
-    let mark = match duel.verdict() {
+    let mark = match duel.verdict {
         Verdict::Helix => "*",
         Verdict::Draw => " ",
         Verdict::Other => "-",

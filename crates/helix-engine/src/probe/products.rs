@@ -56,7 +56,8 @@ pub(super) fn measure(
     progress: &dyn Fn(&str, u64),
 ) -> Result<Vec<ProductRate>, EngineError> {
     let bytes = options.stock_bytes(Format::ALL.len());
-    let stocks: Vec<Stock> = Format::ALL.into_iter().map(|format| Stock::new(format, bytes)).collect();
+    let stocks: Vec<Stock> =
+        Format::ALL.into_iter().map(|format| Stock::new(format, bytes)).collect();
     let mut all = Vec::new();
     let threads = options.threads();
     for &count in &threads {

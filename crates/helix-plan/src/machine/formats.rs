@@ -36,3 +36,13 @@ pub(super) fn arithmetic(format: &str) -> Result<&'static [&'static str], Machin
         }
     }
 }
+
+/// Whether both names are of one format: with scales of its own, or as vendors call it.
+pub(super) fn same(one: &str, other: &str) -> bool {
+    let plain = |name: &str| match &*name.to_ascii_lowercase() {
+        "f8_e4m3" => "fp8".to_owned(),
+        "q8_0" => "int8".to_owned(),
+        name => name.to_owned(),
+    };
+    plain(one) == plain(other)
+}

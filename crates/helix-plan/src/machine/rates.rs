@@ -130,7 +130,7 @@ impl<'m> RankRates<'m> {
     /// # Errors
     /// The format is unknown, or the profile has no rate for it nor one to extrapolate from.
     pub fn weights(&self, format: &str) -> Result<Noted<Rate>, MachineError> {
-        let same = |row: &&Matvec| row.format.eq_ignore_ascii_case(format);
+        let same = |row: &&Matvec| formats::same(&row.format, format);
         let rows = self.machine.profile.matvec.iter().filter(same);
         self.rate("products", format, rows.map(|m| (m.place, m.cores, &m.tokens[..], &m.gb_s[..])))
     }
@@ -140,7 +140,7 @@ impl<'m> RankRates<'m> {
     /// # Errors
     /// The type is unknown, or the profile has no rate for it nor one to extrapolate from.
     pub fn attention(&self, kv: &str, row: RowKind) -> Result<Noted<Rate>, MachineError> {
-        let same = |rate: &&Attention| rate.row == row && rate.kv.eq_ignore_ascii_case(kv);
+        let same = |rate: &&Attention| rate.row == row && formats::same(&rate.kv, kv);
         let rows = self.machine.profile.attention.iter().filter(same);
         self.rate("attention", kv, rows.map(|m| (m.place, m.cores, &m.queries[..], &m.gb_s[..])))
     }

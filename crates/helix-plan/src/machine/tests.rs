@@ -251,6 +251,10 @@ fn ranks_share_the_cores_of_a_node() {
     assert_eq!(rates.memory_bytes(), 8e9);
     assert_eq!(rates.read_bytes_per_s(), 40e9 * 0.8 / 4.0);
     assert_eq!(machine.rank(Sharing { ranks: 1, threads: 2 }).operation_s(), 3e-6);
+    let of = |name: &str| {
+        machine.rank(Sharing { ranks: 1, threads: 1 }).attention(name, RowKind::KeyValue)
+    };
+    assert!(of("q8_0").unwrap().note.is_some(), "only f16 was measured");
     let bf16 = rates.weights("bf16").unwrap();
     assert!(bf16.note.unwrap().contains("were not measured on box"));
     let f16 = machine.rank(Sharing { ranks: 1, threads: 1 });

@@ -36,6 +36,14 @@ pub fn model(args: &PlanArgs, console: &Console) -> Outcome<Model> {
     of_config(&file.config, &name, formats)
 }
 
+/// An opened model with its weights as they are stored, keys and values of type `kv`, and ranks
+/// that send `message` bytes for a value.
+pub fn of_file(file: &helix_model::Model, kv: &str, message: f64) -> Outcome<Model> {
+    let kv: Format = kv.parse().map_err(Failure::request)?;
+    let formats = stored(file, &Formats::uniform(kv, kv))?;
+    of_config(&file.config, &file.config.name, Formats { message, ..formats })
+}
+
 /// Whether a name that no preset has may be a model's all the same.
 fn is_on_hub_or_cached(model: &Path) -> bool {
     let name = model.to_string_lossy();
