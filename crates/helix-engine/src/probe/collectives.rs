@@ -81,13 +81,8 @@ impl Group {
         let ends = &self.ends;
         self.leaders.run_all(&|member| {
             let mut end = ends[member].lock().expect("no member panicked");
-            let mut run = || {
-                call(&mut *end, collective, bytes)?;
-                let begun = Instant::now();
-                (0..calls).try_for_each(|_| call(&mut *end, collective, bytes))?;
-                Ok(begun.elapsed().as_secs_f64())
-            };
-            *results[member].lock().expect("no member panicked") = run();
+            let took = repeated(&mut *end, collective, bytes, calls);
+            *results[member].lock().expect("no member panicked") = took;
         });
         let mut first = 0.0;
         for (rank, result) in results.into_iter().enumerate().rev() {
@@ -96,6 +91,19 @@ impl Group {
         }
         Ok(first)
     }
+}
+
+/// Seconds of `calls` of them, after one that brings the members together.
+fn repeated(
+    end: &mut impl Comm,
+    collective: Collective,
+    bytes: usize,
+    calls: usize,
+) -> Result<f64, CommError> {
+    call(end, collective, bytes)?;
+    let begun = Instant::now();
+    (0..calls).try_for_each(|_| call(end, collective, bytes))?;
+    Ok(begun.elapsed().as_secs_f64())
 }
 
 /// One collective as a step has it: written from a row of the stream, read into one.

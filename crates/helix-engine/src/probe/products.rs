@@ -64,10 +64,10 @@ pub(super) fn measure(
         progress(&format!("products, {count} threads"), 40 / threads.len() as u64);
         let mut bench = Bench::new(count)?;
         for tokens in FEW_TOKENS {
-            all.extend(bench.from_memory(&stocks, tokens));
+            all.extend(bench.uncached(&stocks, tokens));
         }
         for tokens in TOKENS {
-            all.extend(bench.from_cache(&stocks, tokens));
+            all.extend(bench.cached(&stocks, tokens));
         }
     }
     Ok(all)
@@ -136,7 +136,7 @@ impl Bench {
     }
 
     /// All stocks in turn: by the time one is read again, the others have taken its place.
-    fn from_memory(&mut self, stocks: &[Stock], tokens: usize) -> Vec<ProductRate> {
+    fn uncached(&mut self, stocks: &[Stock], tokens: usize) -> Vec<ProductRate> {
         self.load(tokens);
         let mut rates = vec![Vec::new(); stocks.len()];
         for _ in 0..ROUNDS {
@@ -148,7 +148,7 @@ impl Bench {
     }
 
     /// One matrix of each stock, again and again.
-    fn from_cache(&mut self, stocks: &[Stock], tokens: usize) -> Vec<ProductRate> {
+    fn cached(&mut self, stocks: &[Stock], tokens: usize) -> Vec<ProductRate> {
         self.load(tokens);
         let mut rates = Vec::new();
         for stock in stocks {
