@@ -45,7 +45,7 @@ impl LinkArgs {
             return Err(Failure::request(text));
         }
         let gbit = self.link_gbit.unwrap_or(f64::INFINITY);
-        if !(gbit >= 1e-3) {
+        if gbit.is_nan() || gbit < 1e-3 {
             let text = format!("--link-gbit {gbit}: give gigabits per second, at least 0.001");
             return Err(Failure::request(text));
         }
