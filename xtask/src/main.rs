@@ -1,5 +1,5 @@
 //! The project's own chores: `cargo x demo | test | ci | model | synthetic |
-//! hosts | fixtures | bench`.
+//! hosts | fixtures | paper | bench`.
 #![forbid(unsafe_code)]
 
 mod ci;
@@ -57,6 +57,8 @@ enum Chore {
     },
     /// Makes the committed test fixtures again (Python, torch and transformers: some gigabytes)
     Fixtures(python::Interpreter),
+    /// Computes the paper's evaluation again and writes docs/paper.md
+    Paper,
     /// Measures Helix beside llama.cpp; what follows `--` goes to bench/vs_llama.py
     Bench {
         #[command(flatten)]
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         Chore::Fixtures(python) => python.fixtures(),
+        Chore::Paper => paper(),
         Chore::Bench { python, arguments } => python.bench(&arguments),
     };
     match done {
@@ -90,4 +93,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The planner is no part of this program, so it is run.
+fn paper() -> anyhow::Result<()> {
+    let run = ["run", "--quiet", "--package", "helix-plan", "--example", "paper", "docs/paper.md"];
+    shell::run(shell::cargo().args(run))
 }

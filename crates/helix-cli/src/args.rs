@@ -2,12 +2,16 @@
 
 mod engine;
 mod layout;
+pub mod plan;
+mod probe;
 mod sampling;
 mod timing;
 mod transport;
 
 pub use engine::EngineArgs;
 pub use layout::LayoutArgs;
+pub use plan::PlanArgs;
+pub use probe::ProbeArgs;
 pub use sampling::SamplingArgs;
 pub use timing::{LinkArgs, TraceArgs};
 #[cfg(feature = "mpi")]
@@ -37,6 +41,7 @@ Examples:
   helix inspect model.gguf --kvp 4 --tpa 2            what each of 8 ranks would hold
   helix bench DIR --kvp 4 --tpf 2 --ep 2              experts on a grid of columns and groups
   helix verify model.gguf --ranks 4                   every layout against one rank
+  helix plan --model llama-3.1-405b --hardware gb200-nvl72 --context 1000000
 
 MODEL is a .gguf file (of a split one, the first part); a Hugging Face directory: config.json,
 safetensors, tokenizer.json; hf:ORG/NAME, which downloads one from the Hub into Hugging Face's usual
@@ -61,19 +66,24 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Compare every legal layout of up to N ranks with one rank: logits and greedy tokens.
     Verify(VerifyArgs),
+    /// Find the best layouts of a model on a machine that you need not have, and say why.
+    Plan(Box<PlanArgs>),
+    /// Measure this machine for the planner: bandwidth, products, attention, collectives.
+    Probe(ProbeArgs),
 }
 
 impl Command {
-    /// What is common to all commands: the model, and how it is run.
-    pub fn engine(&self) -> (&Path, &EngineArgs) {
-        match self {
+    /// What is common to all commands that run a model: the model, and how it is run.
+    pub fn engine(&self) -> Option<(&Path, &EngineArgs)> {
+        Some(match self {
             Command::Run(args) => (&args.model, &args.engine),
             Command::Logits(args) => (&args.model, &args.engine),
             Command::Perplexity(args) => (&args.model, &args.engine),
             Command::Bench(args) => (&args.model, &args.engine),
             Command::Inspect(args) => (&args.model, &args.engine),
             Command::Verify(args) => (&args.model, &args.engine),
-        }
+            Command::Plan(_) | Command::Probe(_) => return None,
+        })
     }
 
     fn layout(&self) -> Option<&LayoutArgs> {
@@ -83,15 +93,15 @@ impl Command {
             Command::Perplexity(args) => Some(&args.layout),
             Command::Bench(args) => Some(&args.layout),
             Command::Inspect(args) => Some(&args.layout),
-            Command::Verify(_) => None,
+            Command::Verify(_) | Command::Plan(_) | Command::Probe(_) => None,
         }
     }
 
     /// The flags that ranks that are processes must agree in: all but threads, of which hosts may
     /// have as many as they have cores for.
     pub fn terms(&self) -> String {
-        let (_, engine) = self.engine();
-        format!("{:?}, {:?}", self.layout(), engine.with_threads(None))
+        let engine = self.engine().map(|(_, engine)| engine.with_threads(None));
+        format!("{:?}, {engine:?}", self.layout())
     }
 }
 
@@ -254,6 +264,10 @@ pub struct BenchArgs {
     /// Break the time of decoding down by line of the layer
     #[arg(long)]
     pub lines: bool,
+    /// Compare decoding with the planner's prediction for a machine, such as helix probe's file of
+    /// this one
+    #[arg(long, value_name = "FILE.toml|NAME")]
+    pub compare_plan: Option<PathBuf>,
     #[command(flatten)]
     pub trace: TraceArgs,
     #[command(flatten)]

@@ -5,6 +5,8 @@ mod chat;
 mod inspect;
 mod logits;
 mod perplexity;
+mod plan;
+mod probe;
 mod run;
 mod verify;
 
@@ -15,7 +17,9 @@ use std::process::ExitCode;
 
 /// Does what the user asked for, and says why if it can't.
 pub fn run(command: Command) -> ExitCode {
-    let (model, engine) = command.engine();
+    let Some((model, engine)) = command.engine() else {
+        return lead(command, &Ranks::Threads).map_or_else(Failure::report, |()| ExitCode::SUCCESS);
+    };
     let ranks = match Ranks::join(engine, command.terms()) {
         Ok(ranks) => ranks,
         Err(failure) => return failure.report(),
@@ -37,5 +41,7 @@ fn lead(command: Command, ranks: &Ranks) -> Outcome {
         Command::Bench(args) => bench::run(args, ranks),
         Command::Inspect(args) => inspect::run(args, ranks),
         Command::Verify(args) => verify::run(args, ranks),
+        Command::Plan(args) => plan::run(*args),
+        Command::Probe(args) => probe::run(args),
     }
 }

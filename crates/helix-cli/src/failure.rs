@@ -6,6 +6,7 @@ use helix_engine::EngineError;
 use helix_engine::sampler::SamplerError;
 use helix_layout::LayoutError;
 use helix_model::ModelError;
+use helix_plan::PlanError;
 use std::fmt::{self, Display};
 use std::io;
 use std::process::ExitCode;
@@ -83,6 +84,12 @@ impl From<ModelError> for Failure {
 
 impl From<LayoutError> for Failure {
     fn from(error: LayoutError) -> Failure {
+        Failure::Request(error.into())
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Failure {
         Failure::Request(error.into())
     }
 }

@@ -26,6 +26,12 @@ fn on_hub(name: &str, _: &Console) -> Outcome<PathBuf> {
     )))
 }
 
+/// Whether `model` is the name of a model in the user's cache directory.
+pub fn is_cached(model: &Path) -> bool {
+    let names = cache_directory().map(|cache| cached(&cache)).unwrap_or_default();
+    cached_name(model).is_some_and(|name| names.iter().any(|n| n.eq_ignore_ascii_case(name)))
+}
+
 fn find_in(model: &Path, cache: Option<&Path>) -> Outcome<PathBuf> {
     if model.exists() {
         return Ok(model.to_owned());

@@ -177,8 +177,11 @@ fn world(args: &EngineArgs) -> Outcome<Arc<dyn World>> {
     use helix_comm::mpi::{CommThread, MpiWorld};
     use std::sync::atomic::AtomicBool;
     // Launchers end ranks by this signal when one has died: time to say which was waited for.
+    // A second signal ends the process as ever.
     let ended = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&ended))
+    let signal = signal_hook::consts::SIGTERM;
+    signal_hook::flag::register_conditional_default(signal, Arc::clone(&ended))
+        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&ended)))
         .map_err(|error| Failure::running(format!("cannot handle signals: {error}")))?;
     let mut world = MpiWorld::join(ended)?;
     let spare = args.threads.is_some_and(|threads| threads < world.processors().len());

@@ -294,3 +294,23 @@ fn names_of_fetched_models_are_found_in_the_cache() {
     assert_eq!(other.status.code(), Some(2));
     assert!(stderr(&other).contains("models cached there: Tiny-1"), "{}", stderr(&other));
 }
+
+#[test]
+fn bench_compares_decoding_with_the_planner() {
+    let line = "bench MODEL -p 8 -n 4 -d 0,40 -b 1,3 -r 1 --kvp 2 --compare-plan epyc-9654-100g";
+    let report = json(line);
+    let runs = array(&report, "runs");
+    let compared: Vec<_> = runs.iter().filter(|run| run["test"] == "tg").collect();
+    assert_eq!((runs.len(), compared.len()), (6, 4));
+    for run in compared {
+        let plan = &run["plan"];
+        let lines = plan["lines_us"].as_object().expect("lines");
+        let sum: f64 = lines.values().filter_map(serde_json::Value::as_f64).sum();
+        let predicted = number(plan, "predicted_us");
+        assert!((sum - predicted).abs() < 1.0 && predicted > 0.0, "{plan}");
+        let error = predicted / number(plan, "measured_us") - 1.0;
+        assert!((error - number(plan, "error")).abs() < 0.01, "{plan}");
+    }
+    let text = stdout(&run("bench MODEL -p 0 -n 2 -d 0 -r 1 --compare-plan hgx-h100"));
+    assert!(text.contains("mean absolute error of 1 steps"), "{text}");
+}

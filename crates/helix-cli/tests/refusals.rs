@@ -257,3 +257,20 @@ fn measurements() {
         refused(line, &run(line), words);
     }
 }
+
+#[test]
+fn machines_that_are_none_are_refused() {
+    let bad = file("bad-machine.toml", "name = 'x'\n[memory]\ncapacity = 3\n");
+    let bench = "bench MODEL -p 0 -n 1 -d 0 -r 1 --compare-plan";
+    for (line, words) in [
+        (format!("{bench} tpu-v9"), "no machine is called \"tpu-v9\""),
+        (format!("{bench} '{}'", bad.display()), "unknown field `capacity`"),
+        ("probe --cores 1000000".to_owned(), "1..=1024"),
+        ("probe --cores 1024".to_owned(), "this process may use"),
+        ("probe --out /no/such/folder/m.toml".to_owned(), "/no/such/folder"),
+    ] {
+        let output = run(&line);
+        assert_eq!(output.status.code(), Some(2), "{line}: {}", stderr(&output));
+        assert!(stderr(&output).contains(words), "{line}: {}", stderr(&output));
+    }
+}

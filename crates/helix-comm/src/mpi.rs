@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `wire.rs` | non-blocking messages between two processes: the only calls into MPI while ranks run |
 //! | `progress.rs` | collectives made of such messages, a state machine that is polled |
+//! | `progress/messages.rs` | what is said outside collectives |
 //! | `group.rs` | a rank's end of a group: [`MpiComm`] |
 //! | `world.rs` | start and end, the communication thread, messages of the front end: [`MpiWorld`] |
 //!

@@ -50,6 +50,9 @@ pub trait World: Send + Sync {
     /// Ranks.
     fn size(&self) -> usize;
 
+    /// The ranks on this host, this one among them: they share its memory.
+    fn neighbours(&self) -> &[usize];
+
     /// The processors that are this rank's to use: its share of those of the host, or what its
     /// launcher has bound it to.
     fn processors(&self) -> &[usize];

@@ -25,7 +25,7 @@ pub enum EngineError {
          positions, and {available_mib} MiB are free: shorten the context, or take a smaller KV type"
     )]
     KvMemory {
-        /// Ranks of this process.
+        /// Ranks of this host.
         ranks: usize,
         /// What they need in all.
         needed_mib: u64,

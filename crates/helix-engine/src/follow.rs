@@ -222,7 +222,9 @@ pub(crate) fn load(
     progress: &dyn Fn(u64),
 ) -> Result<LocalRanks, EngineError> {
     let rank = RankId(world.rank());
-    check_memory(model, layout, &[rank], options)?;
+    let neighbours = world.neighbours().iter().filter(|&&rank| rank < layout.ranks());
+    let neighbours: Vec<RankId> = neighbours.map(|&rank| RankId(rank)).collect();
+    check_memory(model, layout, &neighbours, options)?;
     check_embedding(model)?;
     let messages = largest_messages(model, layout, options);
     let comms = Comms::of_process(&**world, layout, rank, &messages, options);

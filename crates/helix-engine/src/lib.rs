@@ -24,6 +24,7 @@ mod local;
 mod moe;
 mod options;
 mod pieces;
+pub mod probe;
 mod projection;
 mod protocol;
 mod qkv;

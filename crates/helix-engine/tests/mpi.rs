@@ -15,7 +15,7 @@ mod with_mpi {
     use helix_comm::World;
     use helix_comm::mpi::{CommThread, MpiWorld};
     use helix_engine::{
-        Engine, EngineError, EngineOptions, FfnReduce, RankCounters, dismiss, follow,
+        Engine, EngineError, EngineOptions, FfnReduce, HopB, RankCounters, dismiss, follow,
     };
     use helix_layout::Layout;
     use helix_model::synthetic::{Spec, gguf};
@@ -91,6 +91,7 @@ mod with_mpi {
         EngineOptions {
             max_sequences: 4,
             ffn_reduce: FfnReduce::Grid,
+            hopb: HopB::Pieces(3),
             deadline: PATIENCE,
             ..common::precise()
         }

@@ -11,15 +11,17 @@ use serde_json::{Value, json};
 use crate::{control, host};
 
 const PORT: u16 = 7000;
+/// A fifth of the trips of an idle machine take at most so many times the shortest.
+const OWN_SPREAD: f64 = 1.35;
 /// A datagram that takes longer than this is lost.
 const LOST: Duration = Duration::from_secs(5);
 
 /// Half a round trip over links without delay: what the machine itself takes, one way.
 ///
-/// One of the shorter trips, so that a machine with other work is not taken for a slow one.
+/// One of the shorter trips, and near the shortest: a machine with other work is not a slow one.
 pub fn own_delay_us(folder: &Path) -> Result<f64> {
-    let trips = round_trips_us(folder, 0, 1, 600)?;
-    Ok(quantile(&trips, 0.2) / 2.0)
+    let trips = round_trips_us(folder, 0, 1, 400)?;
+    Ok(quantile(&trips, 0.2).min(trips[0] * OWN_SPREAD) / 2.0)
 }
 
 /// Round trips of a small datagram between two hosts, sorted. Both ends poll, as MPI does.

@@ -5,8 +5,10 @@
 /// Shard `s` stores positions `[(i·shards + s)·block, (i·shards + s + 1)·block)` for every `i`,
 /// densely and in order: its local index `j` counts its own positions only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Blocks {
+pub struct Blocks {
+    /// Shards that take turns.
     pub shards: usize,
+    /// Consecutive positions of a turn.
     pub block: usize,
 }
 

@@ -35,6 +35,7 @@ mod reads;
 mod shape;
 mod split;
 
+pub use blocks::Blocks;
 pub use choice::{Choice, Preference, ReadCost, choose};
 pub use degrees::{Degrees, LayoutSpec, ParseError, PartialDegrees, QkvMode, Strategy};
 pub use error::LayoutError;

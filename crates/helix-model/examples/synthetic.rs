@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     };
     let Some(spec) = spec else {
         eprintln!("usage: synthetic NAME FILE.gguf\n\nNames:");
-        Spec::NAMES.iter().for_each(|(name, shape)| eprintln!("  {name:<10}{shape}"));
+        Spec::NAMES.iter().for_each(|(name, shape)| eprintln!("  {name:<14}{shape}"));
         return ExitCode::from(2);
     };
     match std::fs::write(file, gguf(&spec, SEED)) {

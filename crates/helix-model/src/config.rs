@@ -11,6 +11,8 @@ pub use rope::{Llama3, Rope, RopeStyle, Scaling, Yarn};
 pub use crate::arch::Arch;
 pub(crate) use keys::Keys;
 
+use std::path::Path;
+
 use crate::arch::Family;
 use crate::huggingface::Directory;
 use crate::{Gguf, ModelError};
@@ -151,6 +153,15 @@ impl Config {
         (keys.family().gguf.read)(&keys, &mut config)?;
         config.check_angles()?;
         Ok(config)
+    }
+
+    /// Reads a Hugging Face model's configuration from its JSON file alone, as `config.json` is
+    /// downloaded without the weights.
+    pub fn of_json(path: &Path) -> Result<Config, ModelError> {
+        let (parent, file) = (path.parent(), path.file_name().and_then(|name| name.to_str()));
+        let parent = parent.filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        Config::of_directory(&Directory::without_weights(parent, file.unwrap_or_default())?)
     }
 
     /// Reads and checks `config.json`.

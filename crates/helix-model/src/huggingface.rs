@@ -51,16 +51,7 @@ pub(crate) struct Located {
 impl Directory {
     /// Reads `config.json` and maps `model.safetensors`, or all files of its index.
     pub(crate) fn open(path: &Path) -> Result<Directory, ModelError> {
-        let config = require(path, CONFIG)?;
-        let mut directory = Directory {
-            path: path.to_owned(),
-            config,
-            files: Vec::new(),
-            tensors: HashMap::new(),
-            prefix: "",
-            outer: Default::default(),
-        };
-        directory.config()?;
+        let mut directory = Directory::without_weights(path, CONFIG)?;
         let index: Option<Index> = read_json(path, INDEX)?;
         match index {
             Some(index) => directory.map_index(&index)?,
@@ -70,6 +61,20 @@ impl Directory {
             None => return Err(ModelError::NoWeights { path: path.to_owned() }),
         }
         directory.find_prefix();
+        Ok(directory)
+    }
+
+    /// Reads the configuration alone, from the file called `config`: no tensor is known.
+    pub(crate) fn without_weights(path: &Path, config: &str) -> Result<Directory, ModelError> {
+        let directory = Directory {
+            path: path.to_owned(),
+            config: require(path, config)?,
+            files: Vec::new(),
+            tensors: HashMap::new(),
+            prefix: "",
+            outer: Default::default(),
+        };
+        directory.config()?;
         Ok(directory)
     }
 

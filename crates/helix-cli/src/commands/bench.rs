@@ -1,5 +1,8 @@
 //! `helix bench`: speed at depths of context, and its distance from the memory's.
 
+mod compare;
+
+use self::compare::{Comparison, Planner};
 use crate::args::BenchArgs;
 use crate::bandwidth::read_gb_s;
 use crate::console::{Bar, Console, Unit};
@@ -61,6 +64,9 @@ pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
         ));
     }
     let depth = tests.iter().map(|test| test.depth).max().unwrap_or(0);
+    let planner = args.compare_plan.as_deref();
+    let kv_type = args.engine.kv_type().name();
+    let planner = planner.map(|machine| Planner::new(machine, &model, kv_type)).transpose()?;
     let layout = args.layout.resolve(ranks, &model, args.engine.kv_type(), depth, &console)?;
     let batch = tests.iter().map(|test| test.batch).max().unwrap_or(1);
     let options = EngineOptions {
@@ -78,9 +84,19 @@ pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
     let rounds = (tests.len() * (args.repetitions + 1)) as u64;
     let bar = console.bar("bench", rounds, Unit::Count("runs"));
     let mut bench = Bench::new(engine, &model, args.repetitions);
-    let runs = tests.iter().map(|test| bench.measure(*test, &bar)).collect::<Outcome<Vec<_>>>()?;
+    let mut runs =
+        tests.iter().map(|test| bench.measure(*test, &bar)).collect::<Outcome<Vec<_>>>()?;
     drop(bar);
     trace.write(&bench.engine)?;
+    if let Some(planner) = &planner {
+        for run in runs.iter_mut().filter(|run| run.test == Kind::Tg) {
+            // In the middle of the run.
+            let context = run.depth + run.n.div_ceil(2);
+            let measured_us = run.batch as f64 / run.tokens_per_s.median * 1e6;
+            let shape = (run.batch, context);
+            run.plan = Some(planner.compare(&bench.engine, shape, measured_us)?);
+        }
+    }
     report(&args, Choices::new(&args.engine, &model), &bench.engine, runs)
 }
 
@@ -141,6 +157,9 @@ struct Run {
     communication: Option<Communication>,
     /// Mean time of a step by line, on the rank that took longest in all.
     lines_us: Map<String, Value>,
+    /// What the planner says of a decode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<Comparison>,
 }
 
 /// Partial attention: KV bytes that all ranks read over the time of that line.
@@ -336,6 +355,7 @@ impl Test {
             attention,
             communication: Communication::new(sums.overlap, sums.ranks, sums.steps),
             lines_us: ranks::times(&times),
+            plan: None,
         }
     }
 }
@@ -386,6 +406,12 @@ fn report(args: &BenchArgs, choices: Choices, engine: &Engine, runs: Vec<Run>) -
     }
     if args.lines {
         output::text(&format!("\nMicroseconds of a step\n{}", lines(&runs)))?;
+    }
+    let compared =
+        runs.iter().filter_map(|run| Some((run.name(), run.plan.as_ref()?, &run.lines_us)));
+    let compared: Vec<_> = compared.collect();
+    if !compared.is_empty() {
+        output::text(&format!("\nThe planner's view\n{}", compare::report(&compared)))?;
     }
     Ok(())
 }

@@ -186,35 +186,38 @@ impl Wire {
         self.size
     }
 
-    /// What the processes of this host may use of its processors, this one's among them, and which
-    /// of them is this one. All processes must call it.
+    /// The ranks of this host, this one among them, with the processors that each may use, of which
+    /// this one may use `allowed`. All processes must call it.
     pub(crate) fn neighbours(
         &self,
         allowed: &[usize],
-    ) -> Result<(Vec<Vec<usize>>, usize), MpiError> {
+    ) -> Result<Vec<(usize, Vec<usize>)>, MpiError> {
         const WORDS: usize = 64;
-        let mut mask = [0u64; WORDS];
+        // A bit for each processor, and the rank.
+        let mut mask = [0u64; WORDS + 1];
         for &processor in allowed.iter().filter(|&&processor| processor < WORDS * 64) {
             mask[processor / 64] |= 1 << (processor % 64);
         }
-        let (mut host, mut size, mut own) = (self.handle, 0, 0);
+        mask[WORDS] = self.rank as u64;
+        let (mut host, mut size) = (self.handle, 0);
         // SAFETY: the communicator is open, results go to locals, and there is a mask's room for
         // each process of the host.
         let masks = unsafe {
             let (kind, info) = (ffi::RSMPI_COMM_TYPE_SHARED, ffi::RSMPI_INFO_NULL);
             check(ffi::MPI_Comm_split_type(self.handle, kind, 0, info, &raw mut host))?;
             check(ffi::MPI_Comm_size(host, &raw mut size))?;
-            check(ffi::MPI_Comm_rank(host, &raw mut own))?;
-            let mut masks = vec![[0u64; WORDS]; size as usize];
-            let (words, word) = (WORDS as c_int, u64::equivalent_datatype().as_raw());
+            let mut masks = vec![mask; size as usize];
+            let (words, word) = (mask.len() as c_int, u64::equivalent_datatype().as_raw());
             let all = masks.as_mut_ptr().cast();
             check(ffi::MPI_Allgather(mask.as_ptr().cast(), words, word, all, words, word, host))?;
             check(ffi::MPI_Comm_free(&raw mut host))?;
             masks
         };
-        let has = |mask: &[u64; WORDS], i: &usize| mask[i / 64] >> (i % 64) & 1 == 1;
-        let processors = |mask| (0..WORDS * 64).filter(|i| has(mask, i)).collect();
-        Ok((masks.iter().map(processors).collect(), own as usize))
+        let neighbour = |mask: &[u64; WORDS + 1]| {
+            let has = |i: &usize| mask[i / 64] >> (i % 64) & 1 == 1;
+            (mask[WORDS] as usize, (0..WORDS * 64).filter(has).collect())
+        };
+        Ok(masks.iter().map(neighbour).collect())
     }
 
     /// Starts to send a range of the requests' buffer. An empty one needs no message.

@@ -43,6 +43,7 @@ pub struct MpiWorld {
     universe: Option<Universe>,
     rank: usize,
     size: usize,
+    neighbours: Vec<usize>,
     processors: Vec<usize>,
 }
 
@@ -159,7 +160,10 @@ impl MpiWorld {
         let wire = Wire::new(&universe.world()).map_err(|error| refused(&error))?;
         let (rank, size) = (wire.rank(), wire.size());
         let neighbours = wire.neighbours(&allowed_processors());
-        let (allowed, own) = neighbours.map_err(|error| refused(&error))?;
+        let neighbours = neighbours.map_err(|error| refused(&error))?;
+        let (neighbours, allowed): (Vec<_>, Vec<_>) = neighbours.into_iter().unzip();
+        let own = neighbours.iter().position(|&other| other == rank);
+        let own = own.ok_or_else(|| refused(&"a rank is not on its own host"))?;
         let shared = Arc::new(Shared {
             progress: Mutex::new(Progress::new(wire)),
             busy: AtomicBool::new(false),
@@ -173,6 +177,7 @@ impl MpiWorld {
             universe: Some(universe),
             rank,
             size,
+            neighbours,
             processors: share(&allowed, own),
         })
     }
@@ -257,6 +262,10 @@ impl World for MpiWorld {
 
     fn size(&self) -> usize {
         self.size
+    }
+
+    fn neighbours(&self) -> &[usize] {
+        &self.neighbours
     }
 
     fn processors(&self) -> &[usize] {

@@ -1,0 +1,212 @@
+//! `helix plan`: the best layouts of a model on a machine, and why.
+
+pub mod inputs;
+
+use crate::args::PlanArgs;
+use crate::args::plan::{FormulasArg, Switch};
+use crate::console::Console;
+use crate::failure::{Failure, Outcome};
+use crate::output;
+use crate::output::Table;
+use helix_layout::Strategy;
+use helix_plan::costs::{Choices, Formulas};
+use helix_plan::{
+    Batches, Chosen, Crossover, Duel, Fixed, Popularity, Query, Report, Row, Settings, Space,
+    Verdict, crossovers,
+};
+use inputs::{machine, model, threads};
+
+/// Runs the command.
+pub fn run(args: PlanArgs) -> Outcome {
+    let console = Console::new(args.output.quiet);
+    let model = model(&args, &console)?;
+    let machine = machine(&args.hardware)?;
+    let query = query(&args, threads(&args, &machine))?;
+    let mut report = Report::new(&model, &machine, &query)?;
+    if args.crossovers {
+        report.crossovers = crossovers(&model, &machine, &query)?;
+    }
+    if let Some(path) = &args.csv {
+        std::fs::write(path, report.csv()).map_err(|error| {
+            Failure::request(format!("{}: cannot write it: {error}", path.display()))
+        })?;
+    }
+    for note in &report.notes {
+        console.note(&format!("note: {note}"));
+    }
+    match args.output.json {
+        true => output::json(&report),
+        false => print(&report, &args, &console),
+    }
+}
+
+fn query(args: &PlanArgs, threads: usize) -> Outcome<Query> {
+    let degrees = args.degrees;
+    if let Some(ttl) = args.ttl.filter(|ttl| !(*ttl > 0.0 && ttl.is_finite())) {
+        return Err(Failure::request(format!("--ttl {ttl}: give milliseconds above 0")));
+    }
+    if !(1..=helix_layout::MAX_KV_BLOCK).contains(&degrees.kv_block) {
+        let most = helix_layout::MAX_KV_BLOCK;
+        let given = degrees.kv_block;
+        return Err(Failure::request(format!("--kv-block {given}: give 1 to {most}")));
+    }
+    let strategies = match args.strategy.is_empty() {
+        true => Strategy::ALL.to_vec(),
+        false => args.strategy.clone(),
+    };
+    let fixed = Fixed {
+        kvp: degrees.kvp,
+        tpa: degrees.tpa,
+        dp: degrees.dp,
+        tpf: degrees.tpf,
+        ep: degrees.ep,
+        pp: degrees.pp,
+    };
+    let formulas = match args.formulas {
+        FormulasArg::Corrected => Formulas::Corrected,
+        FormulasArg::PaperAppendix => Formulas::PaperAppendix,
+    };
+    let space = Space {
+        strategies,
+        fixed,
+        choices: Choices { formulas, ..Choices::default() },
+        kv_block: degrees.kv_block,
+        qkv: degrees.qkv,
+        hopb: degrees.hopb.map(|switch| switch == Switch::On),
+        ..Space::new(args.ranks.0.clone())
+    };
+    let batches = match args.batch.is_empty() {
+        true => Batches::All,
+        false => Batches::Only(args.batch.clone()),
+    };
+    let popularity = Popularity::Busiest { skew: args.skew };
+    let settings = Settings { popularity, threads, ..Settings::new(args.context) };
+    Ok(Query { space, batches, ttl_s: args.ttl.map(|ms| ms / 1e3), settings })
+}
+
+fn print(report: &Report, args: &PlanArgs, console: &Console) -> Outcome {
+    let ranks = &args.ranks.0;
+    output::line(&format!(
+        "{} on {}, {} positions, {} weights, {} KV, {} to {} ranks",
+        report.model,
+        report.hardware,
+        report.context,
+        report.weights,
+        report.kv,
+        ranks.first().copied().unwrap_or(0),
+        ranks.last().copied().unwrap_or(0),
+    ))?;
+    let mut table = Table::new(2, TITLES);
+    for row in thinned(&report.front, args.points) {
+        table.row(cells("", row));
+    }
+    table.drop_columns(|title| title == TITLES[0]);
+    output::line(&format!("\nNothing beats these in both:\n{table}"))?;
+    let mut table = Table::new(2, TITLES);
+    for answer in &report.answers {
+        table.row(cells(&answer.question, &answer.row));
+    }
+    output::text(&format!("{table}"))?;
+    if let Some(chosen) = &report.chosen {
+        print_chosen(chosen, &report.answers[0].question)?;
+    }
+    if !report.crossovers.is_empty() {
+        print_crossovers(&report.crossovers)?;
+    }
+    console.note(&format!(
+        "{} configurations in {:.3} s ({:.1} million per second); {} placements hold not even the \
+         smallest batch",
+        report.configs,
+        report.seconds,
+        report.configs as f64 / report.seconds / 1e6,
+        report.too_large
+    ));
+    Ok(())
+}
+
+const TITLES: [&str; 7] =
+    ["question", "layout", "ranks", "batch", "TTL ms", "tokens/s/user", "tokens/s/rank"];
+
+fn cells(question: &str, row: &Row) -> Vec<String> {
+    vec![
+        question.to_owned(),
+        row.placement.to_string(),
+        row.placement.ranks().to_string(),
+        row.batch.to_string(),
+        format!("{:.3}", row.ttl_ms),
+        format!("{:.2}", row.tokens_per_s_user),
+        format!("{:.3}", row.tokens_per_s_rank),
+    ]
+}
+
+/// At most `most` of the rows, evenly, the first and the last among them.
+fn thinned(rows: &[Row], most: usize) -> impl Iterator<Item = &Row> {
+    let count = rows.len().min(most);
+    let last = rows.len().saturating_sub(1);
+    (0..count).map(move |index| &rows[index * last / (count - 1).max(1)])
+}
+
+fn print_chosen(chosen: &Chosen, question: &str) -> Outcome {
+    let gb = |bytes: f64| format!("{:.1} GB", bytes / 1e9);
+    let held = &chosen.held;
+    output::line(&format!(
+        "\n{question}: {}, {} users. Its busiest rank holds {} of weights, {} of KV and {} of \
+         activations, of {}.",
+        chosen.row.placement,
+        chosen.row.batch,
+        gb(held.weight_bytes),
+        gb(held.kv_bytes),
+        gb(held.workspace_bytes),
+        gb(chosen.memory_bytes)
+    ))?;
+    if chosen.hopb_pieces > 1 {
+        output::line(&format!("HOP-B cuts the batch into {} pieces.", chosen.hopb_pieces))?;
+    }
+    let mut table = Table::new(1, ["line", "ms", "%"]);
+    for term in &chosen.breakdown {
+        table.row(vec![
+            term.line.name().to_owned(),
+            format!("{:.4}", term.ms),
+            format!("{:.1}", term.part * 100.0),
+        ]);
+    }
+    output::text(&table.to_string())
+}
+
+/// Who is fastest, by context and users.
+fn print_crossovers(crossovers: &[Crossover]) -> Outcome {
+    output::line(
+        "\nMilliseconds per token of the fastest layout that holds so many users, Helix over the \
+         best of the others; * where Helix wins by more than 1 %, - where it loses:",
+    )?;
+    let users: Vec<usize> = crossovers
+        .iter()
+        .flat_map(|crossover| crossover.duels.iter().map(|duel| duel.batch))
+        .max()
+        .map(|most| (0..).map(|power| 1 << power).take_while(|batch| *batch <= most).collect())
+        .unwrap_or_default();
+    // Every other power of two, to fit a line.
+    let users: Vec<usize> = users.into_iter().step_by(2).collect();
+    let mut lines = format!("{:>10}", "context");
+    users.iter().for_each(|batch| lines += &format!("{batch:>18}"));
+    lines.push('\n');
+    for Crossover { context, duels } in crossovers {
+        lines += &format!("{context:>10}");
+        for batch in &users {
+            let duel = duels.iter().find(|duel| duel.batch == *batch);
+            lines += &format!("{:>18}", duel.map_or_else(String::new, score));
+        }
+        lines = lines.trim_end().to_owned() + "\n";
+    }
+    output::text(&lines)
+}
+
+fn score(duel: &Duel) -> String {
+    let ms = |row: &Option<Row>| row.map_or("none".to_owned(), |row| format!("{:.1}", row.ttl_ms));
+    let mark = match duel.verdict {
+        Verdict::Helix => "*",
+        Verdict::Draw => " ",
+        Verdict::Other => "-",
+    };
+    format!("{}/{}{mark}", ms(&duel.helix), ms(&duel.other))
+}

@@ -1,0 +1,161 @@
+//! `helix plan`: what it prints, and what it refuses.
+
+mod common;
+
+use common::{array, directory, file, fixture, json, number, run, stderr, stdout};
+use serde_json::Value;
+
+const LLAMA: &str = "plan --model llama-3.1-405b --hardware gb200-nvl72 --context 1000000";
+
+fn refused(line: &str, words: &[&str]) {
+    let output = run(line);
+    let text = stderr(&output).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(output.status.code(), Some(2), "{line}: {text}");
+    assert!(output.stdout.is_empty() && !text.contains("panicked"), "{line}: {text}");
+    for word in words {
+        assert!(text.contains(word), "{line}: {word:?} in {text}");
+    }
+}
+
+/// The fields that other programs rely on, and that nothing on the front is beaten.
+#[test]
+fn the_front_is_one_document() {
+    let report = json(&format!("{LLAMA} --ranks 1..16"));
+    assert!(number(&report, "configs") > 1000.0 && number(&report, "seconds") > 0.0);
+    let front = array(&report, "front");
+    assert!(front.len() > 3, "{front:?}");
+    for pair in front.windows(2) {
+        assert!(number(&pair[0], "tokens_per_s_user") < number(&pair[1], "tokens_per_s_user"));
+        assert!(number(&pair[0], "tokens_per_s_rank") > number(&pair[1], "tokens_per_s_rank"));
+    }
+    for row in front {
+        let size = |field| number(row, field);
+        let attention = size("kvp") * size("tpa") * size("dp") * size("pp");
+        assert_eq!(attention, size("ranks"), "{row}");
+        let users = size("tokens_per_s_user") * size("batch") / size("ranks");
+        assert!((users / size("tokens_per_s_rank") - 1.0).abs() < 1e-9, "{row}");
+        assert!((size("ttl_ms") * size("tokens_per_s_user") / 1e3 - 1.0).abs() < 1e-9, "{row}");
+        assert!(row["strategy"].is_string() && size("tpf") * size("ep") >= 1.0);
+    }
+    let breakdown = array(&report["chosen"], "breakdown");
+    let sum: f64 = breakdown.iter().map(|term| number(term, "ms")).sum();
+    assert!((sum / number(&report["chosen"], "ttl_ms") - 1.0).abs() < 1e-9, "{breakdown:?}");
+}
+
+#[test]
+fn a_budget_and_a_batch_are_kept() {
+    let report = json(&format!("{LLAMA} --ttl 20 --ranks 8,16,32"));
+    for row in array(&report, "front").iter().chain(array(&report, "answers")) {
+        assert!(number(row, "ttl_ms") <= 20.0, "{row}");
+        assert!([8.0, 16.0, 32.0].contains(&number(row, "ranks")), "{row}");
+    }
+    let report = json(&format!("{LLAMA} --batch 7 --strategy tp,helix"));
+    for row in array(&report, "front") {
+        assert_eq!(number(row, "batch"), 7.0);
+        assert!(row["strategy"] == "tp" || row["strategy"] == "helix");
+    }
+    let report = json(&format!("{LLAMA} --ranks 64 --kvp 8 --tpa 8 --hopb off --batch 4"));
+    let chosen = &report["chosen"];
+    assert_eq!((number(chosen, "kvp"), number(chosen, "tpa")), (8.0, 8.0));
+    assert_eq!(chosen["hopb"], Value::Bool(false));
+}
+
+/// The appendix charges W_O at 1/TPA: the out-projection alone takes longer.
+#[test]
+fn the_appendixs_formulas_charge_more() {
+    let line = format!("{LLAMA} --ranks 64 --kvp 8 --tpa 8 --pp 1 --batch 1 --strategy helix");
+    let of = |formulas: &str| {
+        let report = json(&format!("{line} --hopb off --qkv replicate --formulas {formulas}"));
+        let terms = array(&report["chosen"], "breakdown").to_vec();
+        let ms = |line: &str| {
+            let term = terms.iter().find(|term| term["line"] == line);
+            number(term.expect("a line"), "ms")
+        };
+        (ms("out-projection"), ms("qkv"))
+    };
+    let (corrected, appendix) = (of("corrected"), of("paper-appendix"));
+    assert!(appendix.0 > corrected.0 && appendix.1 == corrected.1, "{appendix:?} {corrected:?}");
+}
+
+#[test]
+fn tables_and_values_with_commas() {
+    let csv = directory().join("fronts.csv");
+    let line = format!("{LLAMA} --ranks 8,16 --csv {}", csv.display());
+    let output = run(&line);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stdout(&output);
+    for word in ["tokens/s/user", "fastest token", "partial attention"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert!(stderr(&output).contains("configurations in"), "{}", stderr(&output));
+    let csv = std::fs::read_to_string(csv).unwrap();
+    let columns = |line: &str| line.split(',').count();
+    let title = csv.lines().next().unwrap();
+    assert!(title.starts_with("front,strategy,ranks,kvp"), "{title}");
+    assert!(csv.lines().count() > 4 && csv.lines().all(|line| columns(line) == columns(title)));
+}
+
+#[test]
+fn helix_wins_where_tp_copies_the_cache() {
+    let line = "plan --model deepseek-r1 --hardware hgx-b200 -c 65536 --ranks 8 --weights fp8";
+    let report = json(&format!("{line} --kv bf16 --crossovers"));
+    let crossovers = array(&report, "crossovers");
+    let contexts: Vec<f64> = crossovers.iter().map(|c| number(c, "context")).collect();
+    assert_eq!(contexts, [1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0]);
+    let duel = &array(&crossovers[6], "duels")[2];
+    assert!(number(&duel["helix"], "ttl_ms") < number(&duel["other"], "ttl_ms"), "{duel}");
+    assert_eq!(duel["verdict"], "helix", "{duel}");
+}
+
+#[test]
+fn models_come_from_configurations_and_files() {
+    for name in ["llama3", "deepseek-v3", "mixtral", "gpt-oss-mxfp4", "gemma3"] {
+        let config = format!("{}/config.json", fixture(name));
+        let of_config =
+            json(&format!("plan --model {config} --hardware gb200-nvl72 -c 512 --ranks 2"));
+        let line = format!("plan --model {} --hardware gb200-nvl72 -c 512", fixture(name));
+        let of_directory = json(&format!("{line} --ranks 2 --weights fp4"));
+        assert_eq!(of_config["front"], of_directory["front"], "{name}");
+    }
+    let report = json("plan --model MODEL --hardware epyc-9654-100g -c 512 --ranks 1..4 --kv f16");
+    assert!(!array(&report, "front").is_empty());
+}
+
+#[test]
+fn impossible_requests_say_why() {
+    refused("plan --model llama-9 --hardware gb200-nvl72 -c 9", &["llama-9", "llama-3.1-405b"]);
+    refused("plan --model llama-3.1-8b --hardware abacus -c 9", &["abacus", "gb200-nvl72"]);
+    refused(&format!("{LLAMA} --ranks 1"), &["GB short", "of weights", "of KV"]);
+    refused(&format!("{LLAMA} --ttl 1"), &["within 1 ms", "the fastest takes"]);
+    refused(&format!("{LLAMA} --ttl 0"), &["--ttl 0"]);
+    refused(&format!("{LLAMA} --ttl nan"), &["--ttl NaN"]);
+    refused(&format!("{LLAMA} --ranks 8 --kvp 3"), &["kvp=3", "is 6 ranks, and 8"]);
+    refused(&format!("{LLAMA} --strategy helix --tpa 16"), &["tpa=16", "8 KV heads"]);
+    refused(&format!("{LLAMA} --ep 2 --strategy helix"), &["ep=2 groups of 0 experts"]);
+    refused(&format!("{LLAMA} --skew 0.5"), &["skew", "0.5"]);
+    refused(&format!("{LLAMA} --batch 99999999999"), &["the batch is 99999999999"]);
+    refused(&format!("{LLAMA} --ranks 0"), &["1 to 1024"]);
+    refused(&format!("{LLAMA} --kv-block 0"), &["--kv-block 0"]);
+    refused(&format!("{LLAMA} --weights fp3"), &["fp3", "q4_k"]);
+    refused("plan --model llama-3.1-8b --hardware gb200-nvl72 -c 99999999999999", &["the context"]);
+    refused(&format!("{LLAMA} --csv {}/none/x.csv", directory().display()), &["cannot write"]);
+}
+
+#[test]
+fn impossible_machines_say_why() {
+    let text = include_str!("../../helix-plan/machines/gb200-nvl72.toml");
+    let with = |name: &str, text: String| file(name, text).display().to_string();
+    let refused_machine = |file: String, words: &[&str]| {
+        refused(&format!("plan --model llama-3.1-8b --hardware {file} -c 512"), words);
+    };
+    let unknown = with("unknown.toml", format!("colour = 'green'\n{text}"));
+    refused_machine(unknown, &["unknown.toml", "colour"]);
+    let zero = text.replace("bandwidth_gb_s = { value = 8000", "bandwidth_gb_s = { value = 0");
+    assert_ne!(zero, text);
+    refused_machine(with("zero.toml", zero), &["zero.toml", "bandwidth_gb_s", "0"]);
+    refused_machine(with("empty.toml", String::new()), &["empty.toml", "missing field"]);
+    refused_machine(with("text.toml", "this is no TOML".to_owned()), &["text.toml"]);
+    let plain = with("plain.toml", text.to_owned());
+    let output = run(&format!("plan --model llama-3.1-8b --hardware {plain} -c 512 --ranks 1"));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}

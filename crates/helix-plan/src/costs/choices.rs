@@ -1,0 +1,74 @@
+//! What is chosen beside the layout.
+
+/// Choices that change what lines cost, beside the layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choices {
+    /// When latents become values.
+    pub mla_up: MlaUp,
+    /// How the FFN's results come together.
+    pub ffn_reduce: FfnReduce,
+    /// How tokens of attention groups come to experts.
+    pub tokens: Tokens,
+    /// How much of the output projection a rank reads.
+    pub formulas: Formulas,
+    /// How logits come together.
+    pub logits: LogitsGather,
+}
+
+/// When latent attention's up-projection W_UV is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum MlaUp {
+    /// To a shard's partial outputs: `value` numbers per head go over the link.
+    Before,
+    /// To the merged outputs of the heads that a rank keeps: fewer weights, wider messages.
+    After,
+}
+
+/// How the FFN's results come together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FfnReduce {
+    /// One all-reduce over all ranks.
+    World,
+    /// One in the expert group, one across groups.
+    Grid,
+}
+
+/// How tokens of attention groups come to experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tokens {
+    /// Every rank gets every group's rows, and results are summed over all ranks: the engine.
+    Gathered,
+    /// Each goes to the ranks of its experts, and comes back: DeepSeek's all-to-alls. Shared
+    /// experts are whole on every rank. Where each group is one rank with whole experts.
+    Dispatched,
+}
+
+/// Which formulas.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Formulas {
+    /// The paper's appendix A: the output projection is cut by TPA alone.
+    PaperAppendix,
+    /// The paper's text, and what the engine does: it is cut over all ranks.
+    Corrected,
+}
+
+/// How logits come together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LogitsGather {
+    /// A message for each row, as the engine sends them.
+    EachRow,
+    /// All rows in one.
+    Together,
+}
+
+impl Default for Choices {
+    fn default() -> Choices {
+        Choices {
+            mla_up: MlaUp::After,
+            ffn_reduce: FfnReduce::World,
+            tokens: Tokens::Gathered,
+            formulas: Formulas::Corrected,
+            logits: LogitsGather::Together,
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What a line does and says: work and messages.
+
+/// What a line does on one rank, in one layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Bytes of weights that products pass over.
+    pub weight_bytes: f64,
+    /// Bytes of keys and values that attention passes over.
+    pub kv_bytes: f64,
+    /// Multiplies and adds.
+    pub ops: f64,
+    /// Tokens that each weight meets, or query rows that each key does.
+    pub meets: f64,
+    /// Values that norms, rotations, merges and sums go over.
+    pub elements: f64,
+    /// Operations that start and end.
+    pub launches: f64,
+}
+
+/// Which collective.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are MPI's")]
+pub enum Collective {
+    AllToAll,
+    AllGather,
+    AllReduce,
+    Gather,
+    /// From one rank to another.
+    Send,
+}
+
+/// A collective of one line, in one layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Message {
+    /// Which one.
+    pub collective: Collective,
+    /// Members of the group.
+    pub ranks: usize,
+    /// From one member's rank to the next one's.
+    pub stride: usize,
+    /// Calls.
+    pub calls: f64,
+    /// Bytes that this member hands over in each: an all-to-all's without its own part, an
+    /// all-gather's, all-reduce's or gather's own part once.
+    pub bytes: f64,
+    /// Bytes that come from others to the member that gets most.
+    pub received: f64,
+}
+
+/// One after the other.
+pub(super) fn both(a: Work, b: Work) -> Work {
+    Work {
+        weight_bytes: a.weight_bytes + b.weight_bytes,
+        kv_bytes: a.kv_bytes + b.kv_bytes,
+        ops: a.ops + b.ops,
+        meets: a.meets.max(b.meets),
+        elements: a.elements + b.elements,
+        launches: a.launches + b.launches,
+    }
+}
+
+/// The same product of each of `heads` heads, in one launch.
+pub(super) fn times(work: Work, heads: usize) -> Work {
+    Work { launches: work.launches.min(heads as f64), ..scaled(work, heads as f64) }
+}
+
+pub(super) fn scaled(work: Work, times: f64) -> Work {
+    let Work { weight_bytes, kv_bytes, ops, elements, .. } = work;
+    Work {
+        weight_bytes: weight_bytes * times,
+        kv_bytes: kv_bytes * times,
+        ops: ops * times,
+        elements: elements * times,
+        ..work
+    }
+}

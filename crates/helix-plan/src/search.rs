@@ -1,0 +1,300 @@
+//! Every placement at every batch, and the fronts of what they give.
+
+use helix_layout::Strategy;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use crate::predict::{Candidate, MAX_BATCH, PlanError, Routings, Settings, Shortage};
+use crate::{Front, Machine, Model, Placement, Space, Timer};
+
+/// What is searched through.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// Placements.
+    pub space: Space,
+    /// Batches that are tried.
+    pub batches: Batches,
+    /// Latency that a configuration may have at most.
+    pub ttl_s: Option<f64>,
+    /// What a plan is made for.
+    pub settings: Settings,
+}
+
+/// Which batches are tried.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Batches {
+    /// From 1 up to what fits: every one at first, then steps of a tenth, and the largest.
+    All,
+    /// These.
+    Only(Vec<usize>),
+}
+
+/// A configuration and what it gives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// How the model is cut.
+    pub placement: Placement,
+    /// Sequences.
+    pub batch: usize,
+    /// Seconds from one token of a sequence to its next.
+    pub ttl_s: f64,
+    /// Tokens per second and rank.
+    pub tokens_per_s_rank: f64,
+}
+
+impl Point {
+    /// Tokens per second of a sequence.
+    pub fn tokens_per_s_user(&self) -> f64 {
+        1.0 / self.ttl_s
+    }
+
+    /// Sequences per rank.
+    pub fn users_per_rank(&self) -> f64 {
+        self.batch as f64 / self.placement.ranks() as f64
+    }
+}
+
+/// Fronts against tokens per second of a user.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fronts {
+    /// Of tokens per second and rank.
+    pub throughput: Front<Point>,
+    /// Of sequences per rank.
+    pub users: Front<Point>,
+    /// Of sequences, whatever the ranks.
+    pub batch: Front<Point>,
+}
+
+impl Fronts {
+    fn add(&mut self, point: Point) {
+        let x = point.tokens_per_s_user();
+        self.throughput.add(x, point.tokens_per_s_rank, point);
+        self.users.add(x, point.users_per_rank(), point);
+        self.batch.add(x, point.batch as f64, point);
+    }
+
+    /// Adds all points of another.
+    pub fn merge(&mut self, other: &Fronts) {
+        self.throughput.merge(&other.throughput);
+        self.users.merge(&other.users);
+        self.batch.merge(&other.batch);
+    }
+}
+
+/// What a search found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Fronts of each strategy, in the order of [`Strategy::ALL`].
+    pub by_strategy: [Fronts; Strategy::ALL.len()],
+    /// Configurations that were predicted: placements times batches that fit.
+    pub configs: usize,
+    /// Placements that do not hold even the smallest batch.
+    pub too_large: usize,
+    /// Of those, the one that lacks least.
+    pub nearest: Option<Shortage>,
+    /// Seconds that the search took.
+    pub seconds: f64,
+    /// What a reader must be told of the machine's rates.
+    pub notes: Vec<String>,
+}
+
+impl Found {
+    /// One strategy's fronts.
+    pub fn of(&self, strategy: Strategy) -> &Fronts {
+        &self.by_strategy[strategy as usize]
+    }
+
+    /// The fronts of several strategies together. Where they do the same, without shards of the
+    /// sequence, it goes by the plainest one's name.
+    pub fn together(&self, strategies: &[Strategy]) -> Fronts {
+        let plainest_first = [Strategy::Tp, Strategy::DpEp, Strategy::Medha, Strategy::Helix];
+        let mut all = Fronts::default();
+        for strategy in plainest_first.into_iter().filter(|strategy| strategies.contains(strategy))
+        {
+            all.merge(self.of(strategy));
+        }
+        all
+    }
+
+    fn new() -> Found {
+        Found {
+            by_strategy: Default::default(),
+            configs: 0,
+            too_large: 0,
+            nearest: None,
+            seconds: 0.0,
+            notes: Vec::new(),
+        }
+    }
+
+    fn merge(&mut self, other: Found) {
+        for (fronts, more) in self.by_strategy.iter_mut().zip(&other.by_strategy) {
+            fronts.merge(more);
+        }
+        self.configs += other.configs;
+        self.too_large += other.too_large;
+        other.nearest.into_iter().for_each(|shortage| self.lacks(shortage));
+        for note in other.notes {
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+        }
+    }
+
+    fn lacks(&mut self, shortage: Shortage) {
+        if self.nearest.as_ref().is_none_or(|nearest| shortage.bytes() < nearest.bytes()) {
+            self.nearest = Some(shortage);
+        }
+    }
+}
+
+/// Placements that a thread takes at a time.
+const RUN: usize = 64;
+
+/// Predicts every placement of the space at every batch that fits, on all processors.
+///
+/// # Errors
+/// A setting is out of its range, the machine has no answer, no placement is legal, or none fits:
+/// then the one that lacks least is named.
+pub fn search(model: &Model, machine: &Machine, query: &Query) -> Result<Found, PlanError> {
+    let start = Instant::now();
+    query.settings.check()?;
+    check_batches(&query.batches)?;
+    let placements = query.space.placements(&model.shape);
+    if placements.is_empty() {
+        return Err(PlanError::Nothing(query.space.refusal(&model.shape)));
+    }
+    let next = AtomicUsize::new(0);
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let worker = || -> Result<Found, PlanError> {
+        let mut found = Found::new();
+        let mut routings = Routings::new();
+        let mut timer: Option<(usize, Timer<'_>)> = None;
+        loop {
+            let first = next.fetch_add(RUN, Ordering::Relaxed);
+            let Some(run) = placements.get(first..placements.len().min(first + RUN)) else { break };
+            if run.is_empty() {
+                break;
+            }
+            for &placement in run {
+                let ranks = placement.ranks();
+                let timer = match timer {
+                    Some((of, ref timer)) if of == ranks => timer,
+                    _ => {
+                        let made = Timer::new(machine, model, ranks, query.settings.threads)?;
+                        note(&mut found, &made);
+                        &timer.insert((ranks, made)).1
+                    }
+                };
+                of_placement(model, timer, query, placement, &mut routings, &mut found);
+            }
+        }
+        Ok(found)
+    };
+    let parts = thread::scope(|scope| {
+        let started: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        let joined = started.into_iter().map(|thread| thread.join().expect("a search ends"));
+        joined.collect::<Result<Vec<_>, _>>()
+    })?;
+    let mut found = Found::new();
+    parts.into_iter().for_each(|part| found.merge(part));
+    found.seconds = start.elapsed().as_secs_f64();
+    match (found.configs, found.nearest.take()) {
+        (0, Some(shortage)) => Err(PlanError::Memory(Box::new(shortage))),
+        (_, nearest) => Ok(Found { nearest, ..found }),
+    }
+}
+
+fn note(found: &mut Found, timer: &Timer<'_>) {
+    for note in &timer.notes {
+        if !found.notes.contains(note) {
+            found.notes.push(note.clone());
+        }
+    }
+}
+
+fn check_batches(batches: &Batches) -> Result<(), PlanError> {
+    let Batches::Only(batches) = batches else { return Ok(()) };
+    let wrong = batches.iter().find(|batch| !(1..=MAX_BATCH).contains(*batch));
+    match wrong {
+        Some(&batch) => Err(PlanError::Setting {
+            what: "the batch",
+            value: batch as f64,
+            least: 1.0,
+            most: MAX_BATCH as f64,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn of_placement(
+    model: &Model,
+    timer: &Timer<'_>,
+    query: &Query,
+    placement: Placement,
+    routings: &mut Routings,
+    found: &mut Found,
+) {
+    let candidate = Candidate::new(model, timer, &query.settings, placement);
+    let mut any = false;
+    let mut smallest = 1;
+    let mut tell = |batch: usize| {
+        let fits = candidate.fits(batch);
+        if fits {
+            any = true;
+            found.configs += 1;
+            let prediction = candidate.predict(batch, routings);
+            if query.ttl_s.is_none_or(|most| prediction.ttl_s <= most) {
+                let (ttl_s, tokens_per_s_rank) = (prediction.ttl_s, prediction.tokens_per_s_rank);
+                let point = Point { placement, batch, ttl_s, tokens_per_s_rank };
+                found.by_strategy[placement.spec.strategy as usize].add(point);
+            }
+        }
+        fits
+    };
+    match &query.batches {
+        Batches::Only(batches) => {
+            smallest = batches.iter().copied().min().unwrap_or(1);
+            batches.iter().for_each(|&batch| {
+                tell(batch);
+            });
+        }
+        Batches::All => {
+            let mut last = 0;
+            for batch in ladder() {
+                if !tell(batch) {
+                    break;
+                }
+                last = batch;
+            }
+            if last > 0 && last < MAX_BATCH {
+                let largest = largest(&candidate, last);
+                if largest > last {
+                    tell(largest);
+                }
+            }
+        }
+    }
+    if !any {
+        found.too_large += 1;
+        found.lacks(candidate.shortage(smallest));
+    }
+}
+
+/// 1, 2, 3, … and then steps of a tenth.
+fn ladder() -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(1usize), |&batch| Some(batch + (batch / 10).max(1)))
+        .take_while(|&batch| batch <= MAX_BATCH)
+}
+
+/// The largest batch that fits, from one that does.
+fn largest(candidate: &Candidate<'_, '_>, fits: usize) -> usize {
+    let (mut low, mut high) = (fits, (fits + fits / 10 + 1).min(MAX_BATCH));
+    while low + 1 < high {
+        let middle = (low + high) / 2;
+        if candidate.fits(middle) { low = middle } else { high = middle }
+    }
+    low
+}

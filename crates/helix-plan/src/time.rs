@@ -1,0 +1,238 @@
+//! How long a step takes on a machine, line by line.
+
+use crate::costs::{Collective, Message, Visitor, Work};
+use crate::machine::profile::RowKind;
+use crate::machine::{Rate, Sharing};
+use crate::network::Network;
+use crate::pipeline::{Piece, pipelined_equal};
+use crate::{Costs, Line, Load, Machine, MachineError, Model};
+
+/// A machine as a model's steps see it.
+#[derive(Debug)]
+pub struct Timer<'m> {
+    network: Network<'m>,
+    weights: Rate,
+    attention: Rate,
+    operation_s: f64,
+    elements_per_s: f64,
+    /// Bytes of memory of a rank.
+    pub memory_bytes: f64,
+    /// What a reader must be told: rates that were extrapolated.
+    pub notes: Vec<String>,
+}
+
+/// Seconds of a step by line, over all layers, indexed as [`Line::ALL`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepTime {
+    /// Seconds.
+    pub lines: [f64; Line::ALL.len()],
+    /// Pieces that HOP-B cut the batch into; 1 without.
+    pub pieces: usize,
+}
+
+impl StepTime {
+    /// Seconds of one line.
+    pub fn of(&self, line: Line) -> f64 {
+        self.lines[line as usize]
+    }
+
+    /// Seconds of all lines inside layers.
+    pub fn layers_s(&self) -> f64 {
+        self.lines.iter().sum::<f64>() - self.outside_s()
+    }
+
+    /// Seconds of the lines outside layers, which one stage has.
+    pub fn outside_s(&self) -> f64 {
+        self.of(Line::Embedding) + self.of(Line::Head) + self.of(Line::LogitsGather)
+    }
+}
+
+/// How communication meets computation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Overlap {
+    /// What becomes of the all-to-all.
+    pub exchange: Exchange,
+    /// The part of each all-reduce that nothing hides: 1 in the engine.
+    pub exposed_reduce: f64,
+}
+
+/// How the all-to-all of a batch's partial outputs meets their attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// One for the whole batch, when all attention is done: the engine without HOP-B.
+    Whole,
+    /// One for each request, one after the other, when all attention is done: figure 3's lockstep,
+    /// whose communication takes as long as there are requests.
+    Lockstep,
+    /// A request's runs while the next one's attention does.
+    Hopb,
+}
+
+impl<'m> Timer<'m> {
+    /// `machine` for steps of `model` over `ranks` ranks of `threads` threads.
+    ///
+    /// # Errors
+    /// The machine connects fewer ranks, or has no rate for the model's formats.
+    pub fn new(
+        machine: &'m Machine,
+        model: &Model,
+        ranks: usize,
+        threads: usize,
+    ) -> Result<Timer<'m>, MachineError> {
+        Timer::of_steps(machine, model, ranks, threads, f64::INFINITY)
+    }
+
+    /// [`Timer::new`] of steps in which all ranks together read `step_bytes`: where a machine's
+    /// cache was measured, what it holds from one step to the next need not come from memory.
+    ///
+    /// # Errors
+    /// As [`Timer::new`].
+    pub fn of_steps(
+        machine: &'m Machine,
+        model: &Model,
+        ranks: usize,
+        threads: usize,
+        step_bytes: f64,
+    ) -> Result<Timer<'m>, MachineError> {
+        let of_node = machine.ranks_per_node().map_or(ranks, |node| node.min(ranks));
+        let rank = machine.rank(Sharing { ranks: of_node, threads }).reading(step_bytes);
+        let weights = rank.weights(model.formats.weights.name)?;
+        let row = match model.shape.mla {
+            Some(_) => RowKind::Latent,
+            None => RowKind::KeyValue,
+        };
+        let attention = rank.attention(model.formats.kv.name, row)?;
+        let notes = [rank.note(), weights.note, attention.note];
+        Ok(Timer {
+            network: Network::new(machine, ranks)?,
+            weights: weights.rate,
+            attention: attention.rate,
+            operation_s: rank.operation_s(),
+            elements_per_s: rank.elements_per_s(),
+            memory_bytes: rank.memory_bytes(),
+            notes: notes.into_iter().flatten().collect(),
+        })
+    }
+
+    /// Seconds of a step that brings `load` to the rank of `costs`.
+    pub fn step(&self, costs: &Costs<'_>, load: &Load, overlap: Overlap) -> StepTime {
+        let mut lines = Lines {
+            timer: self,
+            overlap,
+            requests: load.own_tokens,
+            attention: Work::default(),
+            time: StepTime { pieces: 1, ..StepTime::default() },
+        };
+        costs.visit(load, &mut lines);
+        lines.time
+    }
+
+    /// Seconds to hand `bytes` to the next stage.
+    pub fn send_s(&self, bytes: f64, stride: usize) -> f64 {
+        let message = Message {
+            collective: Collective::Send,
+            ranks: 2,
+            stride,
+            calls: 1.0,
+            bytes,
+            received: bytes,
+        };
+        self.network.wire(&message).seconds()
+    }
+
+    /// Seconds of a line: the longer of its bytes and its arithmetic, its passes over activations,
+    /// and what each of its operations costs besides.
+    fn work_s(&self, work: &Work) -> f64 {
+        let weights = self.weights.seconds(work.weight_bytes, work.ops, work.meets);
+        self.busy(weights, work)
+    }
+
+    fn attention_s(&self, work: &Work) -> f64 {
+        let read = self.attention.seconds(work.kv_bytes, work.ops, work.meets);
+        self.busy(read, work)
+    }
+
+    fn busy(&self, main: f64, work: &Work) -> f64 {
+        main + work.elements / self.elements_per_s + work.launches * self.operation_s
+    }
+}
+
+/// Adds up lines as they are told.
+struct Lines<'a, 'm> {
+    timer: &'a Timer<'m>,
+    overlap: Overlap,
+    /// Requests whose attention is this rank's.
+    requests: f64,
+    /// The attention that the next all-to-all belongs to.
+    attention: Work,
+    time: StepTime,
+}
+
+impl Visitor for Lines<'_, '_> {
+    fn line(&mut self, line: Line, layers: f64, work: Work, message: Option<Message>) {
+        let timer = self.timer;
+        let seconds = match line {
+            Line::Attention => {
+                self.attention = work;
+                timer.attention_s(&work)
+            }
+            _ => timer.work_s(&work),
+        };
+        let sent = message.map_or(0.0, |message| {
+            let seconds = message.calls * timer.network.wire(&message).seconds();
+            match (line, message.collective) {
+                (Line::AllToAll, _) => self.exchange(&message),
+                (_, Collective::AllReduce) => seconds * self.overlap.exposed_reduce,
+                _ => seconds,
+            }
+        });
+        self.time.lines[line as usize] += layers * (seconds + sent);
+    }
+}
+
+impl Lines<'_, '_> {
+    /// Seconds past the end of attention until every partial output is there.
+    fn exchange(&mut self, message: &Message) -> f64 {
+        let network = &self.timer.network;
+        let requests = self.requests.max(1.0);
+        match self.overlap.exchange {
+            Exchange::Whole => network.wire(message).seconds(),
+            Exchange::Lockstep => {
+                let wire = network.wire(&part(message, requests));
+                requests * wire.busy_s + wire.latency_s
+            }
+            Exchange::Hopb => self.hopb(message),
+        }
+    }
+
+    /// Seconds past the end of attention until the last all-to-all is there, with the batch cut
+    /// into as many pieces as take the least time. Each piece costs its operation and its messages.
+    fn hopb(&mut self, message: &Message) -> f64 {
+        let timer = self.timer;
+        let whole = timer.attention_s(&self.attention);
+        let operation = self.attention.launches * timer.operation_s;
+        let of = |pieces: f64| {
+            let wire = timer.network.wire(&part(message, pieces));
+            let compute_s = (whole - operation) / pieces + operation;
+            pipelined_equal(pieces, Piece { compute_s, wire })
+        };
+        let (mut best, mut count) = (of(1.0), 1.0);
+        let mut pieces = 2.0;
+        while pieces < 2.0 * self.requests {
+            let tried = f64::min(pieces, self.requests);
+            let seconds = of(tried);
+            if seconds < best {
+                (best, count) = (seconds, tried);
+            }
+            pieces *= 2.0;
+        }
+        self.time.pieces = count as usize;
+        best - whole
+    }
+}
+
+/// One of `pieces` equal parts of a message.
+fn part(message: &Message, pieces: f64) -> Message {
+    let (bytes, received) = (message.bytes / pieces, message.received / pieces);
+    Message { bytes, received, ..*message }
+}
