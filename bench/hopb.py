@@ -62,12 +62,17 @@ def bench(args, hopb, gbit, trace=None):
     }
 
 
-def figure3_gbit(args):
+def figure3_gbit(args, folder):
     """The bandwidth at which the all-to-all's bytes take 0.6 of the time of attention."""
-    free = bench(args, "off", None)["attention_ms"]
-    probe = 0.05
-    slow = bench(args, "off", probe)["exposed_ms"] - bench(args, "off", None)["exposed_ms"]
-    return probe * slow / (0.6 * free)
+    trace = folder / "free.json"
+    attention = bench(args, "off", None, trace)["attention_ms"] / 1e3
+    starts = [e for e in json.loads(trace.read_text())["traceEvents"] if e["ph"] == "b" and e["name"] == "all-to-all"]
+    step = max(e["args"]["step"] for e in starts) - 1
+    sent = {}
+    for event in starts:
+        if event["args"]["step"] == step:
+            sent[event["pid"]] = sent.get(event["pid"], 0) + event["args"]["bytes"]
+    return 8e-9 * max(sent.values()) / (0.6 * attention)
 
 
 def read_trace(path):
@@ -147,10 +152,10 @@ def svg(off, on, caption):
 
 def main():
     args = arguments()
-    gbit = figure3_gbit(args) if args.figure3 else args.link_gbit
     modes = ["off", args.pieces, "auto"]
     samples = {mode: [] for mode in modes}
     with tempfile.TemporaryDirectory() as folder:
+        gbit = figure3_gbit(args, pathlib.Path(folder)) if args.figure3 else args.link_gbit
         traces = {mode: pathlib.Path(folder) / f"{mode}.json" for mode in ("off", args.pieces)}
         for _ in range(args.rounds):
             for mode in modes:
