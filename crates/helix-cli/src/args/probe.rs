@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// `helix probe`.
 #[derive(Args, Debug)]
-#[command(after_help = "Takes less than a minute and up to 3 GB of memory. Run it while nothing \
+#[command(after_help = "Takes about a minute and up to 3 GB of memory. Run it while nothing \
     else does: every figure is a median over repetitions, and their spread is printed, but a \
     neighbour that never rests is part of the machine as far as anyone can tell.\n\n\
     The file is one that helix plan --hardware and helix bench --compare-plan read.\n\n\
