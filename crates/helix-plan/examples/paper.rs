@@ -299,7 +299,7 @@ fn crossovers(text: &mut String) -> Result<(), Box<dyn std::error::Error>> {
     writeln!(
         text,
         "## Measured crossovers of decode context parallelism against TP\n\n\
-         SGLang (pull request 33926) on 8 GPUs: the number of sequences from which 8 shards of the \
+         SGLang (issue 33926) on 8 GPUs: the number of sequences from which 8 shards of the \
          sequence beat TP 8. The planner, with the machine's own profile and everything exposed, \
          DeepSeek-R1 on HGX B200 in FP8 weights and bf16 latents: the smallest power of two.\n\n\
          | positions | measured: between | planner | largest batch that TP holds |\n|---|---|---|---|"
