@@ -95,6 +95,39 @@ fn tables_and_values_with_commas() {
     assert!(csv.lines().count() > 4 && csv.lines().all(|line| columns(line) == columns(title)));
 }
 
+/// A page carries what `--json` prints, a breakdown of each point, and needs nothing else.
+#[test]
+fn the_page_carries_the_document() {
+    let path = directory().join("plan.html");
+    let report = json(&format!("{LLAMA} --ranks 8,16 --html {}", path.display()));
+    let page = std::fs::read_to_string(&path).unwrap();
+    let script = |id: &str| {
+        let start = format!("<script type=\"application/json\" id=\"{id}\">");
+        let (_, rest) = page.split_once(&start).expect(id);
+        rest.split_once("</script>").expect("an end").0
+    };
+    let carried: Value = serde_json::from_str(script("report")).unwrap();
+    assert_eq!(carried, report);
+    let points: Value = serde_json::from_str(script("points")).unwrap();
+    let (points, fronts) = (points.as_array().unwrap(), array(&report, "fronts"));
+    assert_eq!(points.len(), fronts.len());
+    for (closely, front) in points.iter().zip(fronts) {
+        assert_eq!(closely["strategy"], front["strategy"]);
+        assert_eq!(array(closely, "front").len(), array(front, "front").len());
+        for (point, row) in array(closely, "front").iter().zip(array(front, "front")) {
+            for (field, value) in row.as_object().unwrap() {
+                assert_eq!(&point[field], value, "{field}");
+            }
+            let sum: f64 = array(point, "breakdown").iter().map(|term| number(term, "ms")).sum();
+            assert!((sum / number(row, "ttl_ms") - 1.0).abs() < 1e-9, "{point}");
+        }
+    }
+    let rest = page.replace(script("report"), "").replace(script("points"), "");
+    for word in ["://", " src=", "href=", "url(", "@import", "fetch(", "@REPORT@", "@POINTS@"] {
+        assert!(!rest.contains(word), "{word}");
+    }
+}
+
 #[test]
 fn helix_wins_where_tp_copies_the_cache() {
     let line = "plan --model deepseek-r1 --hardware hgx-b200 -c 65536 --ranks 8 --weights fp8";
@@ -139,6 +172,8 @@ fn impossible_requests_say_why() {
     refused(&format!("{LLAMA} --weights fp3"), &["fp3", "q4_k"]);
     refused("plan --model llama-3.1-8b --hardware gb200-nvl72 -c 99999999999999", &["the context"]);
     refused(&format!("{LLAMA} --csv {}/none/x.csv", directory().display()), &["cannot write"]);
+    let page = format!("{}/none/x.html", directory().display());
+    refused(&format!("{LLAMA} --html {page}"), &["--html", "there is no directory"]);
 }
 
 #[test]

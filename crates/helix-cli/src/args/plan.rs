@@ -58,6 +58,10 @@ pub struct PlanArgs {
     /// Write the fronts as comma-separated values
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+    /// Write one page for a browser, which needs no network: the fronts of the strategies, and
+    /// what is behind each point
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Points of the front to print at most
     #[arg(long, value_name = "N", default_value = "16", value_parser = at_least(2))]
     pub points: usize,

@@ -1,6 +1,7 @@
 //! `helix plan`: the best layouts of a model on a machine, and why.
 
 pub mod inputs;
+mod page;
 
 use crate::args::PlanArgs;
 use crate::args::plan::{FormulasArg, Switch};
@@ -8,11 +9,12 @@ use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::output::Table;
+use crate::whole_file::WholeFile;
 use helix_layout::Strategy;
 use helix_plan::costs::{Choices, Formulas};
 use helix_plan::{
-    Batches, Chosen, Crossover, Duel, Fixed, Popularity, Query, Report, Row, Settings, Space,
-    Verdict, crossovers,
+    Batches, Chosen, Crossover, Duel, Fixed, Machine, Model, Popularity, Query, Report, Row,
+    Settings, Space, StrategyFront, Verdict, crossovers,
 };
 use inputs::{machine, model, threads};
 
@@ -22,6 +24,7 @@ pub fn run(args: PlanArgs) -> Outcome {
     let model = model(&args, &console)?;
     let machine = machine(&args.hardware)?;
     let query = query(&args, threads(&args, &machine))?;
+    let html = args.html.as_deref().map(|path| WholeFile::new("--html", path)).transpose()?;
     let mut report = Report::new(&model, &machine, &query)?;
     if args.crossovers {
         report.crossovers = crossovers(&model, &machine, &query)?;
@@ -31,6 +34,10 @@ pub fn run(args: PlanArgs) -> Outcome {
             Failure::request(format!("{}: cannot write it: {error}", path.display()))
         })?;
     }
+    if let Some(file) = html {
+        let page = page::page(&report, &points(&model, &machine, &query, &report)?)?;
+        file.write(|path| std::fs::write(path, page))?;
+    }
     for note in &report.notes {
         console.note(&format!("note: {note}"));
     }
@@ -38,6 +45,21 @@ pub fn run(args: PlanArgs) -> Outcome {
         true => output::json(&report),
         false => print(&report, &args, &console),
     }
+}
+
+/// Every point of every strategy's front, looked at closely.
+fn points(
+    model: &Model,
+    machine: &Machine,
+    query: &Query,
+    report: &Report,
+) -> Outcome<Vec<page::Points>> {
+    let of = |of: &StrategyFront| {
+        let look = |row: &Row| Chosen::new(model, machine, query, *row);
+        let front = of.front.iter().map(look).collect::<Result<_, _>>()?;
+        Ok(page::Points { strategy: of.strategy.clone(), front })
+    };
+    report.fronts.iter().map(of).collect()
 }
 
 fn query(args: &PlanArgs, threads: usize) -> Outcome<Query> {
