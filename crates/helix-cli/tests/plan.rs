@@ -129,6 +129,60 @@ fn the_page_carries_the_document() {
 }
 
 #[test]
+fn engines_are_told_the_layout() {
+    let emitted = |line: &str| {
+        let output = run(line);
+        assert_eq!(output.status.code(), Some(0), "{line}: {}", stderr(&output));
+        stdout(&output)
+    };
+    let r1 = "plan --model deepseek-r1 --hardware hgx-b200 -c 131072 --ranks 8 --strategy helix \
+              --kvp 8 --tpa 1 --qkv replicate --batch 4 --hopb off";
+    let vllm = emitted(&format!("{r1} --ep 8 --emit vllm"));
+    let flags =
+        "--tensor-parallel-size 8 --decode-context-parallel-size 8 --enable-expert-parallel";
+    assert_eq!(vllm, format!("vllm serve MODEL {flags}\n"));
+    let sglang = emitted(&format!("{r1} --ep 4 --emit sglang"));
+    let flags = "--tp-size 8 --dcp-size 8 --ep-size 4 --dcp-replicate-q-proj";
+    assert_eq!(sglang, format!("python3 -m sglang.launch_server --model-path MODEL {flags}\n"));
+    assert_eq!(
+        emitted(&format!("{r1} --ep 4 --kv-block 32 --emit trtllm")),
+        "tensor_parallel_size: 1\nmoe_tensor_parallel_size: 2\nmoe_expert_parallel_size: 4\n\
+         context_parallel_size: 8\ncp_config:\n  cp_type: HELIX\n  tokens_per_block: 32\n\
+         kv_cache_config:\n  tokens_per_block: 32\n"
+    );
+    let helix = emitted(&format!("{r1} --ep 4 --emit helix"));
+    let flags = "--strategy helix --kvp 8 --tpa 1 --tpf 2 --ep 4 --kv-block 16 --qkv replicate";
+    assert!(helix.starts_with(&format!("helix run MODEL {flags} --hopb off --mla-up ")), "{helix}");
+    // Every KV head has a slice of its own: the other ranks are what vLLM shards over.
+    let llama = format!("{LLAMA} --ranks 16 --kvp 2 --tpa 8 --hopb off --batch 1 --strategy helix");
+    let vllm = emitted(&format!("{llama} --emit vllm"));
+    let flags = "--tensor-parallel-size 16 --decode-context-parallel-size 2";
+    assert_eq!(vllm, format!("vllm serve MODEL {flags}\n"));
+    let stages = format!("{LLAMA} --ranks 16 --strategy tp --tpa 8 --pp 2 --batch 1 --emit");
+    let sglang = emitted(&format!("{stages} sglang"));
+    assert!(sglang.ends_with(" MODEL --tp-size 8 --pp-size 2\n"), "{sglang}");
+}
+
+#[test]
+fn what_an_engine_cannot_express_is_refused() {
+    let r1 = "plan --model deepseek-r1 --hardware hgx-b200 -c 131072 --ranks 8 --strategy helix";
+    let llama = format!("{LLAMA} --ranks 16 --batch 1 --strategy helix --hopb off");
+    refused(&format!("{llama} --kvp 4 --tpa 4 --emit vllm"), &["vLLM", "8 KV heads", "--tpa 8"]);
+    refused(&format!("{llama} --kvp 2 --tpa 8 --emit sglang"), &["SGLang", "kvp=2", "MLA"]);
+    refused(&format!("{r1} --kvp 8 --ep 4 --hopb off --emit vllm"), &["ep=4", "--ep 1 or 8"]);
+    let pieces = "plan --model deepseek-r1 --hardware gb200-nvl72 -c 1000000 --ranks 64 --kvp 64";
+    let pieces = format!("{pieces} --tpa 1 --batch 256 --strategy helix --hopb on --emit trtllm");
+    refused(&pieces, &["TensorRT-LLM", "HOP-B", "2 pieces", "--hopb off"]);
+    let groups = format!("{r1} --dp 2 --kvp 2 --tpa 2 --hopb off --emit");
+    refused(&format!("{groups} trtllm"), &["tpa=2"]);
+    let medha = "--strategy medha --kvp 2 --tpa 8 --hopb off";
+    refused(&format!("{LLAMA} --ranks 16 --batch 1 {medha} --emit vllm"), &["--strategy helix"]);
+    let stages = format!("{LLAMA} --ranks 16 --batch 1 --strategy tp --pp 2 --emit helix");
+    refused(&stages, &["helix can't express", "pp=2"]);
+    refused(&format!("{LLAMA} --emit vllm --json"), &["--emit", "--json"]);
+}
+
+#[test]
 fn helix_wins_where_tp_copies_the_cache() {
     let line = "plan --model deepseek-r1 --hardware hgx-b200 -c 65536 --ranks 8 --weights fp8";
     let report = json(&format!("{line} --kv bf16 --crossovers"));

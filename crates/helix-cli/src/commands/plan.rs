@@ -4,7 +4,7 @@ pub mod inputs;
 mod page;
 
 use crate::args::PlanArgs;
-use crate::args::plan::{FormulasArg, Switch};
+use crate::args::plan::{EngineArg, FormulasArg, Switch};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::output;
@@ -12,6 +12,7 @@ use crate::output::Table;
 use crate::whole_file::WholeFile;
 use helix_layout::Strategy;
 use helix_plan::costs::{Choices, Formulas};
+use helix_plan::launch::{Engine, launch};
 use helix_plan::{
     Batches, Chosen, Crossover, Duel, Fixed, Machine, Model, Popularity, Query, Report, Row,
     Settings, Space, StrategyFront, Verdict, crossovers,
@@ -41,10 +42,25 @@ pub fn run(args: PlanArgs) -> Outcome {
     for note in &report.notes {
         console.note(&format!("note: {note}"));
     }
-    match args.output.json {
-        true => output::json(&report),
-        false => print(&report, &args, &console),
+    match (&report.chosen, args.emit) {
+        (Some(chosen), Some(engine)) => emit(engine, chosen, &model, &console),
+        _ if args.output.json => output::json(&report),
+        _ => print(&report, &args, &console),
     }
+}
+
+/// How an engine is told to run a layout.
+fn emit(engine: EngineArg, chosen: &Chosen, model: &Model, console: &Console) -> Outcome {
+    let engine = match engine {
+        EngineArg::Helix => Engine::Helix,
+        EngineArg::Vllm => Engine::Vllm,
+        EngineArg::Sglang => Engine::Sglang,
+        EngineArg::Trtllm => Engine::TensorRtLlm,
+    };
+    let launch = launch(engine, chosen, &model.shape).map_err(Failure::request)?;
+    console.note(&format!("{}, {} users", chosen.row.placement, chosen.row.batch));
+    launch.notes.iter().for_each(|note| console.note(&format!("note: {note}")));
+    output::line(&launch.text)
 }
 
 /// Every point of every strategy's front, looked at closely.
