@@ -129,6 +129,26 @@ fn the_page_carries_the_document() {
 }
 
 #[test]
+fn fronts_are_drawn() {
+    let draw = |name: &str| {
+        let path = directory().join(name);
+        let report = json(&format!("{LLAMA} --ranks 8,16 --plot {}", path.display()));
+        (report, std::fs::read(path).unwrap())
+    };
+    let (report, svg) = draw("fronts.svg");
+    let svg = String::from_utf8(svg).unwrap();
+    let points: usize = array(&report, "fronts").iter().map(|of| array(of, "front").len()).sum();
+    let legend = array(&report, "fronts").len();
+    assert_eq!(svg.matches("<circle").count(), points + legend);
+    for word in ["tokens/s/user", "tokens/s/rank", "dp-ep", "llama-3.1-405b on GB200"] {
+        assert!(svg.contains(word), "{word}: {svg}");
+    }
+    let (_, png) = draw("fronts.png");
+    assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.ends_with(b"IEND\xaeB`\x82"));
+    assert_eq!(png[16..24], [0, 0, 4, 176, 0, 0, 2, 188]);
+}
+
+#[test]
 fn engines_are_told_the_layout() {
     let emitted = |line: &str| {
         let output = run(line);
@@ -226,6 +246,7 @@ fn impossible_requests_say_why() {
     refused(&format!("{LLAMA} --weights fp3"), &["fp3", "q4_k"]);
     refused("plan --model llama-3.1-8b --hardware gb200-nvl72 -c 99999999999999", &["the context"]);
     refused(&format!("{LLAMA} --csv {}/none/x.csv", directory().display()), &["cannot write"]);
+    refused(&format!("{LLAMA} --plot fronts.gif"), &["--plot", ".svg or .png"]);
     let page = format!("{}/none/x.html", directory().display());
     refused(&format!("{LLAMA} --html {page}"), &["--html", "there is no directory"]);
 }

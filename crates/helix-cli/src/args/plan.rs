@@ -62,6 +62,9 @@ pub struct PlanArgs {
     /// what is behind each point
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// Draw the fronts of the strategies, as the ending of the name says
+    #[arg(long, value_name = "FILE.svg|FILE.png")]
+    pub plot: Option<PathBuf>,
     /// Print how an engine is told to run the first answer's layout, and nothing else; what it
     /// can't express is refused with the reason
     #[arg(long, value_name = "ENGINE", conflicts_with = "json")]

@@ -2,6 +2,7 @@
 
 pub mod inputs;
 mod page;
+mod plot;
 
 use crate::args::PlanArgs;
 use crate::args::plan::{EngineArg, FormulasArg, Switch};
@@ -18,6 +19,7 @@ use helix_plan::{
     Settings, Space, StrategyFront, Verdict, crossovers,
 };
 use inputs::{machine, model, threads};
+use plot::Picture;
 
 /// Runs the command.
 pub fn run(args: PlanArgs) -> Outcome {
@@ -26,6 +28,8 @@ pub fn run(args: PlanArgs) -> Outcome {
     let machine = machine(&args.hardware)?;
     let query = query(&args, threads(&args, &machine))?;
     let html = args.html.as_deref().map(|path| WholeFile::new("--html", path)).transpose()?;
+    let picture = args.plot.as_deref().map(Picture::of).transpose()?;
+    let plot = args.plot.as_deref().map(|path| WholeFile::new("--plot", path)).transpose()?;
     let mut report = Report::new(&model, &machine, &query)?;
     if args.crossovers {
         report.crossovers = crossovers(&model, &machine, &query)?;
@@ -38,6 +42,10 @@ pub fn run(args: PlanArgs) -> Outcome {
     if let Some(file) = html {
         let page = page::page(&report, &points(&model, &machine, &query, &report)?)?;
         file.write(|path| std::fs::write(path, page))?;
+    }
+    if let (Some(picture), Some(file)) = (picture, plot) {
+        let drawn = picture.draw(&report)?;
+        file.write(|path| std::fs::write(path, drawn))?;
     }
     for note in &report.notes {
         console.note(&format!("note: {note}"));
