@@ -81,7 +81,10 @@ fn chart<B: DrawingBackend>(area: &DrawingArea<B, Shift>, report: &Report) -> Re
         .margin(15)
         .x_label_area_size(50)
         .y_label_area_size(70)
-        .build_cartesian_2d((left..right).log_scale(), (bottom..top).log_scale())
+        .build_cartesian_2d(
+            (left..right).log_scale().with_key_points(ticks(left, right)),
+            (bottom..top).log_scale().with_key_points(ticks(bottom, top)),
+        )
         .map_err(said)?;
     chart
         .configure_mesh()
@@ -89,11 +92,9 @@ fn chart<B: DrawingBackend>(area: &DrawingArea<B, Shift>, report: &Report) -> Re
         .y_desc("tokens/s/rank")
         .label_style((FONT, 15))
         .axis_desc_style((FONT, 17))
-        .x_labels(24)
-        .y_labels(24)
         .max_light_lines(0)
-        .x_label_formatter(&|value| format!("{value}"))
-        .y_label_formatter(&|value| format!("{value}"))
+        .x_label_formatter(&short)
+        .y_label_formatter(&short)
         .draw()
         .map_err(said)?;
     for of in &report.fronts {
@@ -133,4 +134,53 @@ const COLOURS: [RGBColor; Strategy::ALL.len()] =
 fn span(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     let least = values.clone().fold(f64::INFINITY, f64::min);
     (least / 1.1, values.fold(0.0, f64::max) * 1.1)
+}
+
+/// What the axes say: 1, 2 and 5 times powers of ten, or where that would be few even steps.
+fn ticks(low: f64, high: f64) -> Vec<f64> {
+    let power = |of: f64| 10f64.powf(of.log10().floor());
+    if high / low > 5.0 {
+        let decades = std::iter::successors(Some(power(low)), |decade| Some(decade * 10.0));
+        let all = decades.flat_map(|decade| [1.0, 2.0, 5.0].map(|times| times * decade));
+        return all.skip_while(|tick| *tick < low).take_while(|tick| *tick <= high).collect();
+    }
+    let rough = (high - low) / 6.0;
+    let steps = [1.0, 2.0, 5.0].map(|times| times * power(rough));
+    let step = steps.into_iter().find(|step| *step >= rough).unwrap_or(power(rough) * 10.0);
+    let first = (low / step).ceil();
+    let all = (0..).map(|index| (first + f64::from(index)) * step);
+    all.take_while(|tick| *tick <= high).collect()
+}
+
+/// A number to four digits, without the noise of binary fractions.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "what a formatter is given")]
+fn short(value: &f64) -> String {
+    let digits = (3.0 - value.abs().log10().floor()).clamp(0.0, 12.0) as usize;
+    let text = format!("{value:.digits$}");
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{short, ticks};
+
+    #[test]
+    fn every_axis_has_some_ticks_and_not_many() {
+        let said = |low, high| ticks(low, high).iter().map(short).collect::<Vec<_>>().join(" ");
+        assert_eq!(said(0.9, 60.0), "1 2 5 10 20 50");
+        assert_eq!(said(0.03, 0.25), "0.05 0.1 0.2");
+        assert_eq!(said(11.0, 19.0), "12 14 16 18");
+        assert_eq!(said(0.93, 1.02), "0.94 0.96 0.98 1 1.02");
+        for exponent in -3..6 {
+            let low = 1.7 * 10f64.powi(exponent);
+            for ratio in [1.1 * 1.1, 2.0, 4.9, 5.1, 9.0, 60.0, 1e4] {
+                let ticks = ticks(low, low * ratio);
+                let within = ticks.iter().all(|tick| (low..=low * ratio).contains(tick));
+                assert!((2..=14).contains(&ticks.len()) && within, "{low} {ratio}: {ticks:?}");
+            }
+        }
+    }
 }
