@@ -95,6 +95,113 @@ fn tables_and_values_with_commas() {
     assert!(csv.lines().count() > 4 && csv.lines().all(|line| columns(line) == columns(title)));
 }
 
+/// A page carries what `--json` prints, a breakdown of each point, and needs nothing else.
+#[test]
+fn the_page_carries_the_document() {
+    let path = directory().join("plan.html");
+    let report = json(&format!("{LLAMA} --ranks 8,16 --html {}", path.display()));
+    let page = std::fs::read_to_string(&path).unwrap();
+    let script = |id: &str| {
+        let start = format!("<script type=\"application/json\" id=\"{id}\">");
+        let (_, rest) = page.split_once(&start).expect(id);
+        rest.split_once("</script>").expect("an end").0
+    };
+    let carried: Value = serde_json::from_str(script("report")).unwrap();
+    assert_eq!(carried, report);
+    let points: Value = serde_json::from_str(script("points")).unwrap();
+    let (points, fronts) = (points.as_array().unwrap(), array(&report, "fronts"));
+    assert_eq!(points.len(), fronts.len());
+    for (closely, front) in points.iter().zip(fronts) {
+        assert_eq!(closely["strategy"], front["strategy"]);
+        assert_eq!(array(closely, "front").len(), array(front, "front").len());
+        for (point, row) in array(closely, "front").iter().zip(array(front, "front")) {
+            for (field, value) in row.as_object().unwrap() {
+                assert_eq!(&point[field], value, "{field}");
+            }
+            let sum: f64 = array(point, "breakdown").iter().map(|term| number(term, "ms")).sum();
+            assert!((sum / number(row, "ttl_ms") - 1.0).abs() < 1e-9, "{point}");
+        }
+    }
+    let rest = page.replace(script("report"), "").replace(script("points"), "");
+    for word in ["://", " src=", "href=", "url(", "@import", "fetch(", "@REPORT@", "@POINTS@"] {
+        assert!(!rest.contains(word), "{word}");
+    }
+}
+
+#[test]
+fn fronts_are_drawn() {
+    let draw = |name: &str| {
+        let path = directory().join(name);
+        let report = json(&format!("{LLAMA} --ranks 8,16 --plot {}", path.display()));
+        (report, std::fs::read(path).unwrap())
+    };
+    let (report, svg) = draw("fronts.svg");
+    let svg = String::from_utf8(svg).unwrap();
+    let points: usize = array(&report, "fronts").iter().map(|of| array(of, "front").len()).sum();
+    let legend = array(&report, "fronts").len();
+    assert_eq!(svg.matches("<circle").count(), points + legend);
+    for word in ["tokens/s/user", "tokens/s/rank", "dp-ep", "llama-3.1-405b on GB200"] {
+        assert!(svg.contains(word), "{word}: {svg}");
+    }
+    let (_, png) = draw("fronts.png");
+    assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.ends_with(b"IEND\xaeB`\x82"));
+    assert_eq!(png[16..24], [0, 0, 4, 176, 0, 0, 2, 188]);
+}
+
+#[test]
+fn engines_are_told_the_layout() {
+    let emitted = |line: &str| {
+        let output = run(line);
+        assert_eq!(output.status.code(), Some(0), "{line}: {}", stderr(&output));
+        stdout(&output)
+    };
+    let r1 = "plan --model deepseek-r1 --hardware hgx-b200 -c 131072 --ranks 8 --strategy helix \
+              --kvp 8 --tpa 1 --qkv replicate --batch 4 --hopb off";
+    let vllm = emitted(&format!("{r1} --ep 8 --emit vllm"));
+    let flags =
+        "--tensor-parallel-size 8 --decode-context-parallel-size 8 --enable-expert-parallel";
+    assert_eq!(vllm, format!("vllm serve MODEL {flags}\n"));
+    let sglang = emitted(&format!("{r1} --ep 4 --emit sglang"));
+    let flags = "--tp-size 8 --dcp-size 8 --ep-size 4 --dcp-replicate-q-proj";
+    assert_eq!(sglang, format!("python3 -m sglang.launch_server --model-path MODEL {flags}\n"));
+    assert_eq!(
+        emitted(&format!("{r1} --ep 4 --kv-block 32 --emit trtllm")),
+        "tensor_parallel_size: 1\nmoe_tensor_parallel_size: 2\nmoe_expert_parallel_size: 4\n\
+         context_parallel_size: 8\ncp_config:\n  cp_type: HELIX\n  tokens_per_block: 32\n\
+         kv_cache_config:\n  tokens_per_block: 32\n"
+    );
+    let helix = emitted(&format!("{r1} --ep 4 --emit helix"));
+    let flags = "--strategy helix --kvp 8 --tpa 1 --tpf 2 --ep 4 --kv-block 16 --qkv replicate";
+    assert!(helix.starts_with(&format!("helix run MODEL {flags} --hopb off --mla-up ")), "{helix}");
+    // Every KV head has a slice of its own: the other ranks are what vLLM shards over.
+    let llama = format!("{LLAMA} --ranks 16 --kvp 2 --tpa 8 --hopb off --batch 1 --strategy helix");
+    let vllm = emitted(&format!("{llama} --emit vllm"));
+    let flags = "--tensor-parallel-size 16 --decode-context-parallel-size 2";
+    assert_eq!(vllm, format!("vllm serve MODEL {flags}\n"));
+    let stages = format!("{LLAMA} --ranks 16 --strategy tp --tpa 8 --pp 2 --batch 1 --emit");
+    let sglang = emitted(&format!("{stages} sglang"));
+    assert!(sglang.ends_with(" MODEL --tp-size 8 --pp-size 2\n"), "{sglang}");
+}
+
+#[test]
+fn what_an_engine_cannot_express_is_refused() {
+    let r1 = "plan --model deepseek-r1 --hardware hgx-b200 -c 131072 --ranks 8 --strategy helix";
+    let llama = format!("{LLAMA} --ranks 16 --batch 1 --strategy helix --hopb off");
+    refused(&format!("{llama} --kvp 4 --tpa 4 --emit vllm"), &["vLLM", "8 KV heads", "--tpa 8"]);
+    refused(&format!("{llama} --kvp 2 --tpa 8 --emit sglang"), &["SGLang", "kvp=2", "MLA"]);
+    refused(&format!("{r1} --kvp 8 --ep 4 --hopb off --emit vllm"), &["ep=4", "--ep 1 or 8"]);
+    let pieces = "plan --model deepseek-r1 --hardware gb200-nvl72 -c 1000000 --ranks 64 --kvp 64";
+    let pieces = format!("{pieces} --tpa 1 --batch 256 --strategy helix --hopb on --emit trtllm");
+    refused(&pieces, &["TensorRT-LLM", "HOP-B", "2 pieces", "--hopb off"]);
+    let groups = format!("{r1} --dp 2 --kvp 2 --tpa 2 --hopb off --emit");
+    refused(&format!("{groups} trtllm"), &["tpa=2"]);
+    let medha = "--strategy medha --kvp 2 --tpa 8 --hopb off";
+    refused(&format!("{LLAMA} --ranks 16 --batch 1 {medha} --emit vllm"), &["--strategy helix"]);
+    let stages = format!("{LLAMA} --ranks 16 --batch 1 --strategy tp --pp 2 --emit helix");
+    refused(&stages, &["helix can't express", "pp=2"]);
+    refused(&format!("{LLAMA} --emit vllm --json"), &["--emit", "--json"]);
+}
+
 #[test]
 fn helix_wins_where_tp_copies_the_cache() {
     let line = "plan --model deepseek-r1 --hardware hgx-b200 -c 65536 --ranks 8 --weights fp8";
@@ -139,6 +246,9 @@ fn impossible_requests_say_why() {
     refused(&format!("{LLAMA} --weights fp3"), &["fp3", "q4_k"]);
     refused("plan --model llama-3.1-8b --hardware gb200-nvl72 -c 99999999999999", &["the context"]);
     refused(&format!("{LLAMA} --csv {}/none/x.csv", directory().display()), &["cannot write"]);
+    refused(&format!("{LLAMA} --plot fronts.gif"), &["--plot", ".svg or .png"]);
+    let page = format!("{}/none/x.html", directory().display());
+    refused(&format!("{LLAMA} --html {page}"), &["--html", "there is no directory"]);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod crossover;
 mod experts;
 mod format;
 mod front;
+pub mod launch;
 mod line;
 mod load;
 pub mod machine;

@@ -96,6 +96,31 @@ pub struct Chosen {
     pub breakdown: Vec<Term>,
 }
 
+impl Chosen {
+    /// A closer look at one configuration.
+    ///
+    /// # Errors
+    /// The machine has no answer for so many ranks.
+    pub fn new(
+        model: &Model,
+        machine: &Machine,
+        query: &Query,
+        row: Row,
+    ) -> Result<Chosen, PlanError> {
+        let Row { placement, batch, .. } = row;
+        let timer = Timer::new(machine, model, placement.ranks(), query.settings.threads)?;
+        let candidate = Candidate::new(model, &timer, &query.settings, placement);
+        let prediction = candidate.predict(batch, &mut Routings::new());
+        Ok(Chosen {
+            row,
+            hopb_pieces: prediction.time.pieces,
+            held: candidate.held(batch),
+            memory_bytes: candidate.room(),
+            breakdown: prediction.breakdown(&placement, model),
+        })
+    }
+}
+
 impl From<Point> for Row {
     fn from(point: Point) -> Row {
         Row {
@@ -121,7 +146,7 @@ impl Report {
             return Err(too_slow(model, machine, query));
         };
         let answers = answers(&all, query, fastest);
-        let chosen = answers.first().map(|answer| choose(model, machine, query, answer.row));
+        let chosen = answers.first().map(|answer| Chosen::new(model, machine, query, answer.row));
         let fronts = query.space.strategies.iter().map(|&strategy| StrategyFront {
             strategy: strategy.to_string(),
             front: rows(found.of(strategy)),
@@ -211,21 +236,6 @@ fn answers(all: &Fronts, query: &Query, fastest: Point) -> Vec<Answer> {
     add("fastest token".to_owned(), Some((0.0, 0.0, fastest)));
     add("most tokens/s/rank".to_owned(), all.throughput.best_y(0.0));
     answers
-}
-
-/// A closer look at one configuration.
-fn choose(model: &Model, machine: &Machine, query: &Query, row: Row) -> Result<Chosen, PlanError> {
-    let Row { placement, batch, .. } = row;
-    let timer = Timer::new(machine, model, placement.ranks(), query.settings.threads)?;
-    let candidate = Candidate::new(model, &timer, &query.settings, placement);
-    let prediction = candidate.predict(batch, &mut Routings::new());
-    Ok(Chosen {
-        row,
-        hopb_pieces: prediction.time.pieces,
-        held: candidate.held(batch),
-        memory_bytes: candidate.room(),
-        breakdown: prediction.breakdown(&placement, model),
-    })
 }
 
 /// Nothing is within the budget: what is fastest without it.

@@ -58,6 +58,17 @@ pub struct PlanArgs {
     /// Write the fronts as comma-separated values
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+    /// Write one page for a browser, which needs no network: the fronts of the strategies, and
+    /// what is behind each point
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Draw the fronts of the strategies, as the ending of the name says
+    #[arg(long, value_name = "FILE.svg|FILE.png")]
+    pub plot: Option<PathBuf>,
+    /// Print how an engine is told to run the first answer's layout, and nothing else; what it
+    /// can't express is refused with the reason
+    #[arg(long, value_name = "ENGINE", conflicts_with = "json")]
+    pub emit: Option<EngineArg>,
     /// Points of the front to print at most
     #[arg(long, value_name = "N", default_value = "16", value_parser = at_least(2))]
     pub points: usize,
@@ -105,6 +116,19 @@ pub enum FormulasArg {
     Corrected,
     /// Appendix A's
     PaperAppendix,
+}
+
+/// Who is to run a layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineArg {
+    /// A command
+    Helix,
+    /// A command
+    Vllm,
+    /// A command
+    Sglang,
+    /// The configuration that trtllm-serve takes
+    Trtllm,
 }
 
 /// On or off.
@@ -162,7 +186,7 @@ Nothing is run or loaded: costs are formulas of the model's sizes and the machin
 for each line of a layer. Every kvp x tpa x tpf x ep x pp x dp and batch that fits is tried, with \
 HOP-B and without. Printed are the configurations that no other beats in both tokens per second \
 of a user and tokens per second and rank; then the usual questions, and where the time of the \
-first answer goes.
+first answer goes. --emit says how an engine is told to run it.
 
 With --ttl the questions are for a budget, with --batch for so many users. With --kvp, --tpa and \
 the like only such layouts are tried; what is illegal or does not fit is refused with the reason.
@@ -170,7 +194,9 @@ the like only such layouts are tried; what is illegal or does not fit is refused
 Examples:
   helix plan --model llama-3.1-405b --hardware gb200-nvl72 --context 1000000
   helix plan --model deepseek-r1 --hardware hgx-h200 --context 131072 --ranks 8..64 --ttl 30 --weights fp8 --kv bf16
-  helix plan --model model.gguf --hardware machine.toml --context 32768 --ranks 1..4 --kv f16 --json";
+  helix plan --model model.gguf --hardware machine.toml --context 32768 --ranks 1..4 --kv f16 --json
+  helix plan --model deepseek-r1 --hardware hgx-b200 --context 131072 --ranks 8 --hopb off --emit vllm
+  helix plan --model deepseek-r1 --hardware gb200-nvl72 --context 1000000 --html plan.html";
 
 #[cfg(test)]
 mod tests {

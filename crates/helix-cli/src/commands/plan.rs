@@ -1,20 +1,25 @@
 //! `helix plan`: the best layouts of a model on a machine, and why.
 
 pub mod inputs;
+mod page;
+mod plot;
 
 use crate::args::PlanArgs;
-use crate::args::plan::{FormulasArg, Switch};
+use crate::args::plan::{EngineArg, FormulasArg, Switch};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::output::Table;
+use crate::whole_file::WholeFile;
 use helix_layout::Strategy;
 use helix_plan::costs::{Choices, Formulas};
+use helix_plan::launch::{Engine, launch};
 use helix_plan::{
-    Batches, Chosen, Crossover, Duel, Fixed, Popularity, Query, Report, Row, Settings, Space,
-    Verdict, crossovers,
+    Batches, Chosen, Crossover, Duel, Fixed, Machine, Model, Popularity, Query, Report, Row,
+    Settings, Space, StrategyFront, Verdict, crossovers,
 };
 use inputs::{machine, model, threads};
+use plot::Picture;
 
 /// Runs the command.
 pub fn run(args: PlanArgs) -> Outcome {
@@ -22,6 +27,9 @@ pub fn run(args: PlanArgs) -> Outcome {
     let model = model(&args, &console)?;
     let machine = machine(&args.hardware)?;
     let query = query(&args, threads(&args, &machine))?;
+    let html = args.html.as_deref().map(|path| WholeFile::new("--html", path)).transpose()?;
+    let picture = args.plot.as_deref().map(Picture::of).transpose()?;
+    let plot = args.plot.as_deref().map(|path| WholeFile::new("--plot", path)).transpose()?;
     let mut report = Report::new(&model, &machine, &query)?;
     if args.crossovers {
         report.crossovers = crossovers(&model, &machine, &query)?;
@@ -31,13 +39,51 @@ pub fn run(args: PlanArgs) -> Outcome {
             Failure::request(format!("{}: cannot write it: {error}", path.display()))
         })?;
     }
+    if let Some(file) = html {
+        let page = page::page(&report, &points(&model, &machine, &query, &report)?)?;
+        file.write(|path| std::fs::write(path, page))?;
+    }
+    if let (Some(picture), Some(file)) = (picture, plot) {
+        let drawn = picture.draw(&report)?;
+        file.write(|path| std::fs::write(path, drawn))?;
+    }
     for note in &report.notes {
         console.note(&format!("note: {note}"));
     }
-    match args.output.json {
-        true => output::json(&report),
-        false => print(&report, &args, &console),
+    match (&report.chosen, args.emit) {
+        (Some(chosen), Some(engine)) => emit(engine, chosen, &model, &console),
+        _ if args.output.json => output::json(&report),
+        _ => print(&report, &args, &console),
     }
+}
+
+/// How an engine is told to run a layout.
+fn emit(engine: EngineArg, chosen: &Chosen, model: &Model, console: &Console) -> Outcome {
+    let engine = match engine {
+        EngineArg::Helix => Engine::Helix,
+        EngineArg::Vllm => Engine::Vllm,
+        EngineArg::Sglang => Engine::Sglang,
+        EngineArg::Trtllm => Engine::TensorRtLlm,
+    };
+    let launch = launch(engine, chosen, &model.shape).map_err(Failure::request)?;
+    console.note(&format!("{}, {} users", chosen.row.placement, chosen.row.batch));
+    launch.notes.iter().for_each(|note| console.note(&format!("note: {note}")));
+    output::line(&launch.text)
+}
+
+/// Every point of every strategy's front, looked at closely.
+fn points(
+    model: &Model,
+    machine: &Machine,
+    query: &Query,
+    report: &Report,
+) -> Outcome<Vec<page::Points>> {
+    let of = |of: &StrategyFront| {
+        let look = |row: &Row| Chosen::new(model, machine, query, *row);
+        let front = of.front.iter().map(look).collect::<Result<_, _>>()?;
+        Ok(page::Points { strategy: of.strategy.clone(), front })
+    };
+    report.fronts.iter().map(of).collect()
 }
 
 fn query(args: &PlanArgs, threads: usize) -> Outcome<Query> {

@@ -1,0 +1,278 @@
+//! How engines are told to run a placement, and what they can't be told.
+//!
+//! Flags and limits are those that each engine documents: vLLM's "Context Parallel Deployment" and
+//! "Data Parallel Deployment", SGLang's "Decode Context Parallelism" and "DP, DPA and Router",
+//! TensorRT-LLM's "Helix Parallelism" and its blog 21.
+
+use helix_layout::{Degrees, Layout, LayoutError, LayoutSpec, ModelShape, QkvMode, Strategy};
+use std::fmt;
+
+use crate::Chosen;
+use crate::costs::{FfnReduce, MlaUp, Tokens};
+
+/// Who is to run it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the engines'")]
+pub enum Engine {
+    Helix,
+    Vllm,
+    Sglang,
+    TensorRtLlm,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Engine::Helix => "helix",
+            Engine::Vllm => "vLLM",
+            Engine::Sglang => "SGLang",
+            Engine::TensorRtLlm => "TensorRT-LLM",
+        })
+    }
+}
+
+/// What an engine is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The command, or the configuration; its model is called MODEL.
+    pub text: String,
+    /// What the engine does otherwise than the plan, without another layout.
+    pub notes: Vec<String>,
+}
+
+/// Why an engine can't be told.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum LaunchError {
+    /// Its own layouts have no such one.
+    #[error("helix can't run this layout: {0}")]
+    Layout(#[from] LayoutError),
+    /// A limit of the engine.
+    #[error("{engine} can't express {placement}: {why}")]
+    Limit {
+        /// Whose.
+        engine: Engine,
+        /// What was asked for.
+        placement: String,
+        /// Why, and what it can do.
+        why: String,
+    },
+}
+
+/// How `engine` is told to run a configuration of a model of `shape`.
+///
+/// # Errors
+/// It can't be; the message says why.
+pub fn launch(engine: Engine, chosen: &Chosen, shape: &ModelShape) -> Result<Launch, LaunchError> {
+    let limit = match engine {
+        Engine::Helix => {
+            Layout::new(shape, chosen.row.placement.spec)?;
+            helix_limit(chosen)
+        }
+        _ => foreign_limit(chosen, shape).or_else(|| match engine {
+            Engine::Vllm => vllm_limit(chosen, shape),
+            Engine::Sglang => sglang_limit(chosen, shape),
+            _ => tensorrt_limit(chosen),
+        }),
+    };
+    let placement = chosen.row.placement;
+    if let Some(why) = limit {
+        return Err(LaunchError::Limit { engine, placement: placement.to_string(), why });
+    }
+    let text = match engine {
+        Engine::Helix => helix_text(chosen, shape),
+        Engine::Vllm => vllm_text(chosen),
+        Engine::Sglang => sglang_text(chosen),
+        Engine::TensorRtLlm => tensorrt_text(chosen, shape),
+    };
+    Ok(Launch { text, notes: notes(engine, chosen) })
+}
+
+fn helix_limit(chosen: &Chosen) -> Option<String> {
+    let placement = &chosen.row.placement;
+    if placement.pp > 1 {
+        return Some(format!("pp={}, and it has no pipeline stages", placement.pp));
+    }
+    let dispatched = placement.choices.tokens == Tokens::Dispatched;
+    dispatched.then(|| "tokens=dispatched, and its ranks gather all tokens".to_owned())
+}
+
+/// What none of the others does.
+fn foreign_limit(chosen: &Chosen, shape: &ModelShape) -> Option<String> {
+    let placement = &chosen.row.placement;
+    let LayoutSpec { degrees, strategy, .. } = placement.spec;
+    let Degrees { kvp, tpa, tpf, .. } = degrees;
+    if strategy == Strategy::Medha && kvp > 1 {
+        return Some(
+            "its FFN uses the ranks of attention, all of them; take --strategy helix".into(),
+        );
+    }
+    if kvp > 1 && chosen.hopb_pieces > 1 {
+        let pieces = chosen.hopb_pieces;
+        return Some(format!("it has no HOP-B, here {pieces} pieces; plan with --hopb off"));
+    }
+    if !shape.q_heads.is_multiple_of(tpa) {
+        return Some(format!("tpa={tpa} does not divide {} query heads", shape.q_heads));
+    }
+    let widths = [Some(("the FFN's", shape.ffn)), shape.moe.map(|moe| ("an expert's", moe.ffn))];
+    let uneven = widths.into_iter().flatten().find(|(_, width)| !width.is_multiple_of(tpf));
+    uneven.map(|(whose, width)| format!("tpf={tpf} does not divide {whose} width of {width}"))
+}
+
+fn vllm_limit(chosen: &Chosen, shape: &ModelShape) -> Option<String> {
+    let Degrees { kvp, tpa, dp, ep, .. } = chosen.row.placement.spec.degrees;
+    let (tp, kv_heads) = (kvp * tpa, shape.kv_heads);
+    if kvp > 1 && kvp * kv_heads > tp {
+        return Some(format!(
+            "its decode context parallelism shards what TP copies, at most tp / {kv_heads} KV heads \
+             ways, and tp={tp} is to have {kvp}; give --tpa {kv_heads}"
+        ));
+    }
+    if !kv_heads.is_multiple_of(tp) && !tp.is_multiple_of(kv_heads) {
+        return Some(format!("of tp={tp} and {kv_heads} KV heads neither divides the other"));
+    }
+    if !shape.q_heads.is_multiple_of(tp) {
+        return Some(format!("tp={tp} does not divide {} query heads", shape.q_heads));
+    }
+    if dp > 1 && shape.moe.is_none() {
+        return Some(format!("dp={dp}, and each of its groups has the whole of a dense FFN"));
+    }
+    let ranks = tp * dp;
+    let mixed = ep > 1 && ep < ranks;
+    mixed.then(|| {
+        format!("ep={ep}: its experts are on 1 or on all {ranks} ranks; give --ep 1 or {ranks}")
+    })
+}
+
+fn sglang_limit(chosen: &Chosen, shape: &ModelShape) -> Option<String> {
+    let Degrees { kvp, tpa, .. } = chosen.row.placement.spec.degrees;
+    if kvp > 1 && shape.mla.is_none() {
+        return Some(format!(
+            "kvp={kvp}, and the decode context parallelism that it documents is of MLA's cache alone"
+        ));
+    }
+    let tp = kvp * tpa;
+    let uneven = !shape.q_heads.is_multiple_of(tp);
+    uneven.then(|| format!("tp={tp} does not divide {} query heads", shape.q_heads))
+}
+
+fn tensorrt_limit(chosen: &Chosen) -> Option<String> {
+    let Degrees { tpa, dp, .. } = chosen.row.placement.spec.degrees;
+    (dp > 1 && tpa > 1).then(|| {
+        format!("tpa={tpa} and dp={dp}: its attention is cut by heads or by sequences, not both")
+    })
+}
+
+fn helix_text(chosen: &Chosen, shape: &ModelShape) -> String {
+    let placement = &chosen.row.placement;
+    let LayoutSpec { degrees, strategy, kv_block, qkv } = placement.spec;
+    let Degrees { kvp, tpa, dp, tpf, ep } = degrees;
+    let mut text = format!("helix run MODEL --strategy {strategy} --kvp {kvp} --tpa {tpa}");
+    if dp > 1 {
+        text += &format!(" --dp {dp}");
+    }
+    text += &format!(" --tpf {tpf} --ep {ep} --kv-block {kv_block} --qkv {qkv}");
+    text += if placement.hopb && kvp > 1 { " --hopb auto" } else { " --hopb off" };
+    if shape.mla.is_some() {
+        text += match placement.choices.mla_up {
+            MlaUp::Before => " --mla-up before",
+            MlaUp::After => " --mla-up after",
+        };
+    }
+    if shape.moe.is_some() {
+        text += match placement.choices.ffn_reduce {
+            FfnReduce::World => " --ffn-reduce world",
+            FfnReduce::Grid => " --ffn-reduce grid",
+        };
+    }
+    text
+}
+
+fn vllm_text(chosen: &Chosen) -> String {
+    let placement = &chosen.row.placement;
+    let Degrees { kvp, tpa, dp, ep, .. } = placement.spec.degrees;
+    let mut text = format!("vllm serve MODEL --tensor-parallel-size {}", kvp * tpa);
+    let mut add = |flag: &str, size: usize| {
+        if size > 1 {
+            text += &format!(" {flag} {size}");
+        }
+    };
+    add("--decode-context-parallel-size", kvp);
+    add("--pipeline-parallel-size", placement.pp);
+    add("--data-parallel-size", dp);
+    if ep > 1 {
+        text += " --enable-expert-parallel";
+    }
+    text
+}
+
+fn sglang_text(chosen: &Chosen) -> String {
+    let placement = &chosen.row.placement;
+    let Degrees { kvp, dp, ep, .. } = placement.spec.degrees;
+    let ranks = placement.spec.degrees.attention_ranks();
+    let mut text = format!("python3 -m sglang.launch_server --model-path MODEL --tp-size {ranks}");
+    let mut add = |flag: &str, size: usize| {
+        if size > 1 {
+            text += &format!(" {flag} {size}");
+        }
+    };
+    add("--dcp-size", kvp);
+    add("--pp-size", placement.pp);
+    add("--ep-size", ep);
+    add("--enable-dp-attention --dp-size", dp);
+    if kvp > 1 && placement.spec.qkv == QkvMode::Replicate {
+        text += " --dcp-replicate-q-proj";
+    }
+    text
+}
+
+/// For `trtllm-serve MODEL --config FILE`.
+fn tensorrt_text(chosen: &Chosen, shape: &ModelShape) -> String {
+    let placement = &chosen.row.placement;
+    let Degrees { kvp, tpa, dp, tpf, ep } = placement.spec.degrees;
+    let mut text = format!("tensor_parallel_size: {}", tpa * dp);
+    if placement.pp > 1 {
+        text += &format!("\npipeline_parallel_size: {}", placement.pp);
+    }
+    if dp > 1 {
+        text += "\nenable_attention_dp: true";
+    }
+    if shape.moe.is_some() {
+        text += &format!("\nmoe_tensor_parallel_size: {tpf}\nmoe_expert_parallel_size: {ep}");
+    }
+    if kvp > 1 {
+        let block = placement.spec.kv_block;
+        text += &format!(
+            "\ncontext_parallel_size: {kvp}\ncp_config:\n  cp_type: HELIX\n  tokens_per_block: \
+             {block}\nkv_cache_config:\n  tokens_per_block: {block}"
+        );
+    }
+    text
+}
+
+fn notes(engine: Engine, chosen: &Chosen) -> Vec<String> {
+    let placement = &chosen.row.placement;
+    let LayoutSpec { degrees, qkv, .. } = placement.spec;
+    let mut notes = Vec::new();
+    match engine {
+        Engine::Vllm if degrees.kvp > 1 && qkv == QkvMode::Replicate => {
+            notes.push("vLLM gathers the queries that the plan has each rank compute");
+        }
+        Engine::TensorRtLlm if degrees.kvp > 1 => {
+            notes.push(
+                "a configuration of generation servers, behind servers for the prompts; NVIDIA \
+                 supports cp_type HELIX on Blackwell GPUs",
+            );
+            if qkv == QkvMode::Gather {
+                notes.push("TensorRT-LLM has each rank compute the queries that the plan gathers");
+            }
+        }
+        _ => {}
+    }
+    if placement.choices.tokens == Tokens::Dispatched {
+        notes.push(
+            "the plan sends tokens to the ranks of their experts alone; whether the engine does \
+             depends on its all-to-all backend, which is chosen elsewhere",
+        );
+    }
+    notes.into_iter().map(str::to_owned).collect()
+}
