@@ -5,7 +5,7 @@ use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::setup;
 use helix_comm::World;
-use helix_engine::{dismiss, follow};
+use helix_engine::{EngineError, dismiss, follow};
 use helix_layout::Layout;
 use helix_model::Model;
 use serde::{Deserialize, Serialize};
@@ -93,7 +93,8 @@ impl Ranks {
         let mut message = Vec::new();
         let mut refusal = None;
         for rank in 1..world.size() {
-            world.reply_of(rank, &mut message, *deadline)?;
+            let reply = world.reply_of(rank, &mut message, *deadline);
+            reply.map_err(|source| EngineError::World { rank: 0, source })?;
             let hello: Hello = serde_json::from_slice(&message).map_err(|error| {
                 Failure::running(format!("rank {rank} sent no greeting: {error}"))
             })?;
@@ -114,7 +115,9 @@ impl Ranks {
         };
         let hello = serde_json::to_vec(&Hello::new(terms, digest))
             .map_err(|error| Failure::running(format!("a greeting: {error}")))?;
-        world.reply(&hello, *deadline)?;
+        let rank = world.rank();
+        let said = world.reply(&hello, *deadline);
+        said.map_err(|source| EngineError::World { rank, source })?;
         // Of a refusal rank 0 tells; this one waits for its end.
         let model = opened.ok();
         let threads = args.threads.unwrap_or(world.processors().len().max(1));
