@@ -190,9 +190,9 @@ fn world(args: &EngineArgs) -> Outcome<Arc<dyn World>> {
     let spare = args.threads.is_some_and(|threads| threads < world.processors().len());
     let mode = match args.transport.comm_thread {
         CommThreadArg::Auto if spare => CommThread::Eager,
-        CommThreadArg::Auto | CommThreadArg::Nap => CommThread::Napping,
+        CommThreadArg::Nap => CommThread::Napping,
         CommThreadArg::On => CommThread::Eager,
-        CommThreadArg::Off => CommThread::Off,
+        CommThreadArg::Auto | CommThreadArg::Off => CommThread::Off,
     };
     world.drive(mode, args.transport.deadline())?;
     Ok(Arc::new(world))

@@ -15,7 +15,7 @@ pub struct TransportArgs {
     #[arg(long, value_name = "S", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     comm_timeout: u64,
     /// Of ranks that are processes: a thread that moves messages while the rank computes. auto: on
-    /// where a core is free for it, napping in between where none is
+    /// where -t leaves a processor free for it, off where none is
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub comm_thread: CommThreadArg,
 }
@@ -32,7 +32,7 @@ pub enum Transport {
 /// Who moves messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum CommThreadArg {
-    /// On, and as busy as there are cores for it
+    /// On where a processor is free for it
     Auto,
     /// A thread that never naps
     On,
