@@ -16,6 +16,7 @@
 //! halves of the lanes; an output adds tokens in order. Scores are kept in base 2 inside a state
 //! ([`Lse`] is natural, always).
 
+mod ahead;
 mod element;
 mod kernel;
 mod latent;

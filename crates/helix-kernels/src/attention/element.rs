@@ -5,7 +5,7 @@ use crate::arch::lanes::{LANES, Lanes};
 /// An element type: what turns its bytes to lanes.
 pub(super) trait Element {
     /// Bytes of sixteen elements.
-    type Row: Copy;
+    type Row: Copy + 'static;
     /// Whether groups of [`SCALE_DIMS`](crate::kv::SCALE_DIMS) dimensions have a scale.
     const SCALED: bool = false;
 

@@ -9,6 +9,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::ahead::Ahead;
 use super::element::{BF16, Element, F16, F32, Q8_0};
 use super::{CHUNK_TOKENS, Scratch, Sees, Span, TILE_ROWS, state_len};
 use crate::arch::lanes::{Kernel, LANES, Lanes, exp2_falling};
@@ -21,9 +22,6 @@ pub(super) struct Row(pub [f32; CHUNK_TOKENS]);
 
 /// Vectors that hold a number for each token of a block of keys.
 const BLOCK_VECTORS: usize = BLOCK_TOKENS / LANES;
-
-/// How far ahead of its use memory is asked for, in bytes.
-const AHEAD: usize = 8192;
 
 /// [`super::attend`], its arguments checked.
 pub(super) struct Attend<'a> {
@@ -56,11 +54,9 @@ impl Attend<'_> {
         let head_dim = self.kv.shape.head_dim();
         let len = state_len(head_dim);
         let index = self.range.start / PAGE_TOKENS;
-        let page = Page {
-            shape: self.kv.shape,
-            bytes: self.kv.page(index),
-            next: self.kv.page((index + 1).min(self.kv.table.len() - 1)),
-        };
+        let page = Page { shape: self.kv.shape, bytes: self.kv.page(index) };
+        let most = if S::ROWS == 4 { TILE_ROWS } else { S::ROWS };
+        let mut ahead = Ahead::new(self.kv, index, self.sees.len().div_ceil(most).max(1));
         let mut row = 0;
         while row < self.sees.len() {
             let left = self.sees.len() - row;
@@ -79,6 +75,7 @@ impl Attend<'_> {
                 q: &self.q[row * head_dim..(row + rows) * head_dim],
                 scores: &mut self.scratch.scores[..rows],
                 states: &mut self.state[row * len..(row + rows) * len],
+                ahead: &mut ahead,
             };
             tile.attend::<S, E>(s);
             row += rows;
@@ -86,42 +83,30 @@ impl Attend<'_> {
     }
 }
 
-/// A chunk's page, and the one that is read after it.
+/// A chunk's page.
 #[derive(Clone, Copy)]
 struct Page<'a> {
     shape: PageShape,
     bytes: &'a [u8],
-    next: &'a [u8],
-}
-
-impl Page<'_> {
-    /// Asks for what lies [`AHEAD`] of some bytes of this page.
-    #[inline(always)]
-    fn prefetch<S: Lanes>(&self, s: S, bytes: Range<usize>) {
-        for line in bytes.step_by(64) {
-            if let Some(byte) = self.bytes.get(line + AHEAD) {
-                s.prefetch(byte);
-            }
-        }
-    }
 }
 
 /// Some query rows against one chunk.
-struct Tile<'a> {
+struct Tile<'a, 'page> {
     page: Page<'a>,
     /// The chunk's tokens that each row sees.
     seen: &'a [Span],
     q: &'a [f32],
     scores: &'a mut [Row],
     states: &'a mut [f32],
+    ahead: &'a mut Ahead<'page>,
 }
 
-impl Tile<'_> {
+impl Tile<'_, '_> {
     #[inline(always)]
     fn attend<S: Lanes, E: Element>(mut self, s: S) {
         let (hull, common) = (Span::hull(self.seen), Span::common(self.seen));
         self.score::<S, E>(s, hull.from / LANES..hull.to.div_ceil(LANES));
-        self.normalise(s);
+        self.normalise::<S, E>(s);
         // Together what all rows see; before and after it each by itself, so that none reads what
         // it doesn't see.
         for row in 0..self.seen.len() {
@@ -160,12 +145,12 @@ impl Tile<'_> {
         let mut vector = vectors.start / P * P;
         while vector < vectors.end {
             let (page, q, scores) = (self.page, self.q, &mut *self.scores);
-            let element = PhantomData;
+            let (ahead, of) = (&mut *self.ahead, PhantomData);
             if vector + P <= vectors.end {
-                s.run(Score::<E, R, P> { page, q, scores, vector, element });
+                s.run(Score::<E, R, P> { page, q, scores, vector, ahead, of });
                 vector += P;
             } else {
-                s.run(Score::<E, R, 1> { page, q, scores, vector, element });
+                s.run(Score::<E, R, 1> { page, q, scores, vector, ahead, of });
                 vector += 1;
             }
         }
@@ -174,7 +159,7 @@ impl Tile<'_> {
     /// Turns scores to probabilities, and starts the states: all rows' maxima, then all sums, so
     /// that one row's latencies hide behind another's work.
     #[inline(always)]
-    fn normalise<S: Lanes>(&mut self, s: S) {
+    fn normalise<S: Lanes, E: Element>(&mut self, s: S) {
         let len = state_len(self.page.shape.head_dim());
         let mut tops = [f32::NEG_INFINITY; TILE_ROWS];
         for ((top, scores), seen) in tops.iter_mut().zip(&*self.scores).zip(self.seen) {
@@ -184,7 +169,8 @@ impl Tile<'_> {
         for (((state, scores), seen), top) in rows.zip(self.seen).zip(tops) {
             let (o, sums) = state.split_last_chunk_mut().expect("a state");
             o.fill(0.0);
-            *sums = [top, probabilities(s, scores, *seen, top)];
+            let mut ahead = self.ahead.probabilities::<E>(self.seen.len());
+            *sums = [top, probabilities(s, scores, *seen, top, || ahead.step(s))];
         }
     }
 
@@ -213,18 +199,38 @@ impl Tile<'_> {
         rows: Range<usize>,
         tokens: Range<usize>,
     ) {
-        let len = state_len(self.page.shape.head_dim());
         let vectors = self.page.shape.padded_dims() / LANES;
-        let mut vector = 0;
-        while vector < vectors {
-            let (page, tokens, element) = (self.page, tokens.clone(), PhantomData);
-            let scores = &self.scores[rows.clone()];
+        // A tile of values is left before the next one is read, and a block of its tokens where
+        // it takes more than one pass.
+        for tile in (0..vectors).step_by(VALUE_TILE / LANES) {
+            let tile = tile..vectors.min(tile + VALUE_TILE / LANES);
+            let size = if N < tile.len() { BLOCK_TOKENS } else { CHUNK_TOKENS };
+            for block in tokens.start / size..tokens.end.div_ceil(size) {
+                let tokens = tokens.start.max(block * size)..tokens.end.min((block + 1) * size);
+                self.weigh_tile::<S, E, R, N>(s, rows.clone(), tokens, tile.clone());
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn weigh_tile<S: Lanes, E: Element, const R: usize, const N: usize>(
+        &mut self,
+        s: S,
+        rows: Range<usize>,
+        tokens: Range<usize>,
+        vectors: Range<usize>,
+    ) {
+        let len = state_len(self.page.shape.head_dim());
+        let mut vector = vectors.start;
+        while vector < vectors.end {
+            let (page, tokens, of) = (self.page, tokens.clone(), PhantomData);
+            let (scores, ahead) = (&self.scores[rows.clone()], &mut *self.ahead);
             let states = &mut self.states[rows.start * len..rows.end * len];
-            if vector + N <= vectors {
-                s.run(Weigh::<E, R, N> { page, scores, states, vector, tokens, element });
+            if vector + N <= vectors.end {
+                s.run(Weigh::<E, R, N> { page, scores, states, vector, tokens, ahead, of });
                 vector += N;
             } else {
-                s.run(Weigh::<E, R, 1> { page, scores, states, vector, tokens, element });
+                s.run(Weigh::<E, R, 1> { page, scores, states, vector, tokens, ahead, of });
                 vector += 1;
             }
         }
@@ -232,16 +238,17 @@ impl Tile<'_> {
 }
 
 /// Scores of `R` rows against `16·P` tokens of one block, in registers.
-struct Score<'a, E, const R: usize, const P: usize> {
+struct Score<'a, 'page, E, const R: usize, const P: usize> {
     page: Page<'a>,
     q: &'a [f32],
     scores: &'a mut [Row],
     /// The first vector of tokens in the chunk.
     vector: usize,
-    element: PhantomData<E>,
+    ahead: &'a mut Ahead<'page>,
+    of: PhantomData<E>,
 }
 
-impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, E, R, P> {
+impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, '_, E, R, P> {
     type Output = ();
 
     #[inline(always)]
@@ -253,6 +260,7 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, E, R, P> {
         let mut at = block * shape.key_block_bytes();
         let group = if E::SCALED { SCALE_DIMS } else { dims };
         let mut totals = [[s.splat(0.0); P]; R];
+        let mut ahead = self.ahead.products::<E>(R, dims, P);
         for start in (0..dims).step_by(group) {
             let mut scales = [s.splat(1.0); P];
             if E::SCALED {
@@ -260,18 +268,15 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, E, R, P> {
                 for p in 0..P {
                     scales[p] = s.load_f16(&vectors[vector + p]);
                 }
-                self.page.prefetch(s, at..at + 2 * BLOCK_TOKENS);
                 at += 2 * BLOCK_TOKENS;
             }
             let count = group.min(dims - start);
             let keys = &block_rows::<E>(&self.page.bytes[at..])[..count];
-            let ahead = self.page.bytes.get(at + AHEAD..).unwrap_or(&[]);
-            let ahead = block_rows::<E>(ahead).get(..count).unwrap_or(keys);
             let q: [&[f32]; R] = std::array::from_fn(|r| &q[r][start..][..count]);
             at += size_of_val(keys);
             let mut sums = [[s.splat(0.0); P]; R];
             for d in 0..count {
-                prefetch::<S, E, R, BLOCK_VECTORS>(s, &ahead[d], d);
+                ahead.step(s);
                 let mut k = [s.splat(0.0); P];
                 let row: &[E::Row; P] = keys[d][vector..].first_chunk().expect("a block");
                 for p in 0..P {
@@ -301,27 +306,6 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, E, R, P> {
     }
 }
 
-/// Asks for the lines of a row that is read later, the `index`th of its part.
-///
-/// All of them where the arithmetic on a line takes about as long as its way from memory: Zen 4's
-/// own prefetcher stays a few lines ahead, and rests while probabilities are computed. A quarter of
-/// them where lines are used up faster than they can be asked for, by a single query or of `f32`:
-/// the prefetcher does the rest.
-#[inline(always)]
-fn prefetch<S: Lanes, E: Element, const R: usize, const N: usize>(
-    s: S,
-    rows: &[E::Row; N],
-    index: usize,
-) {
-    if R > 1 && E::ROWS_PER_LINE > 1 {
-        for row in (0..N).step_by(E::ROWS_PER_LINE) {
-            s.prefetch(&rows[row]);
-        }
-    } else if index.is_multiple_of(E::ROWS_PER_LINE) {
-        s.prefetch(&rows[0]);
-    }
-}
-
 /// Keys of a block, dimension by dimension.
 #[inline(always)]
 fn block_rows<E: Element>(bytes: &[u8]) -> &[[E::Row; BLOCK_VECTORS]] {
@@ -329,7 +313,7 @@ fn block_rows<E: Element>(bytes: &[u8]) -> &[[E::Row; BLOCK_VECTORS]] {
 }
 
 /// Adds probability times value to `16·N` outputs of `R` rows, in registers.
-struct Weigh<'a, E, const R: usize, const N: usize> {
+struct Weigh<'a, 'page, E, const R: usize, const N: usize> {
     page: Page<'a>,
     scores: &'a [Row],
     states: &'a mut [f32],
@@ -337,10 +321,11 @@ struct Weigh<'a, E, const R: usize, const N: usize> {
     vector: usize,
     /// Tokens of the chunk.
     tokens: Range<usize>,
-    element: PhantomData<E>,
+    ahead: &'a mut Ahead<'page>,
+    of: PhantomData<E>,
 }
 
-impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, E, R, N> {
+impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, '_, E, R, N> {
     type Output = ();
 
     #[inline(always)]
@@ -357,7 +342,7 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, E, R, N> {
         let (before, dims) = shape.value_tile(self.vector * LANES / VALUE_TILE);
         let (vectors, within) = (dims / LANES, self.vector % (VALUE_TILE / LANES));
         let tile = &E::rows(&self.page.bytes[shape.values()..])[before / LANES..];
-        let (values, after) = (&tile[within..], &tile[PAGE_TOKENS * vectors..]);
+        let values = &tile[within..];
         let p: &[Row; R] = self.scores.first_chunk().expect("a whole tile");
         // Vectors that share a scale, and their probabilities times it.
         let span = if E::SCALED { (SCALE_DIMS / LANES).min(N) } else { N };
@@ -371,31 +356,19 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, E, R, N> {
         } else {
             [p, p]
         };
-        // What is asked for lies in this tile, then in the next one or in the next page.
-        let distance = (AHEAD / size_of::<E::Row>() / vectors).min(PAGE_TOKENS - 1);
-        let turn = (PAGE_TOKENS - distance).clamp(self.tokens.start, self.tokens.end);
-        let next = if after.len() >= PAGE_TOKENS * vectors {
-            &after[within..]
-        } else {
-            &E::rows(self.page.next)[within..]
-        };
-        let here = (self.tokens.start..turn, &values[distance * vectors..], 0);
-        let there = (turn..self.tokens.end, next, PAGE_TOKENS - distance);
-        for (tokens, ahead, from) in [here, there] {
-            for token in tokens {
-                let row = ahead[(token - from) * vectors..].first_chunk().expect("a tile ahead");
-                prefetch::<S, E, R, N>(s, row, token);
-                let value: &[E::Row; N] = values[token * vectors..].first_chunk().expect("a tile");
-                let mut v = [s.splat(0.0); N];
-                for n in 0..N {
-                    v[n] = E::load(s, &value[n]);
-                }
-                for r in 0..R {
-                    for part in 0..N / span {
-                        let p = s.splat(weights[part][r].0[token]);
-                        for n in part * span..(part + 1) * span {
-                            sums[r][n] = s.fma(p, v[n], sums[r][n]);
-                        }
+        let mut ahead = self.ahead.products::<E>(R, self.tokens.len(), N);
+        for token in self.tokens.clone() {
+            ahead.step(s);
+            let value: &[E::Row; N] = values[token * vectors..].first_chunk().expect("a tile");
+            let mut v = [s.splat(0.0); N];
+            for n in 0..N {
+                v[n] = E::load(s, &value[n]);
+            }
+            for r in 0..R {
+                for part in 0..N / span {
+                    let p = s.splat(weights[part][r].0[token]);
+                    for n in part * span..(part + 1) * span {
+                        sums[r][n] = s.fma(p, v[n], sums[r][n]);
                     }
                 }
             }
@@ -409,7 +382,7 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, E, R, N> {
     }
 }
 
-impl<E: Element, const R: usize, const N: usize> Weigh<'_, E, R, N> {
+impl<E: Element, const R: usize, const N: usize> Weigh<'_, '_, E, R, N> {
     /// Probabilities times the scales of the group of `vector`, of the tokens' whole vectors.
     #[inline(always)]
     fn scale<S: Lanes>(&self, s: S, vector: usize, p: &[Row; R], scaled: &mut [Row; R]) {
@@ -419,7 +392,6 @@ impl<E: Element, const R: usize, const N: usize> Weigh<'_, E, R, N> {
         let (scales, _) = self.page.bytes[at..].as_chunks();
         for i in self.tokens.start / LANES..self.tokens.end.div_ceil(LANES) {
             let scale = s.load_f16(&scales[i]);
-            self.page.prefetch(s, at + 2 * i * LANES..at + 2 * (i + 1) * LANES);
             for r in 0..R {
                 let p = s.load(&p[r].0.as_chunks().0[i]);
                 s.store(s.mul(p, scale), &mut scaled[r].0.as_chunks_mut().0[i]);
@@ -456,11 +428,18 @@ pub(super) fn largest<S: Lanes>(s: S, scores: &Row, span: Span) -> f32 {
 
 /// Turns the scores of a row in `span` to probabilities `2^(s − top)`, and gives their sum.
 #[inline(always)]
-pub(super) fn probabilities<S: Lanes>(s: S, scores: &mut Row, span: Span, top: f32) -> f32 {
+pub(super) fn probabilities<S: Lanes>(
+    s: S,
+    scores: &mut Row,
+    span: Span,
+    top: f32,
+    mut each: impl FnMut(),
+) -> f32 {
     let (scores, _) = scores.0.as_chunks_mut();
     let base = s.splat(if top == f32::NEG_INFINITY { 0.0 } else { -top });
     let mut sum = s.splat(0.0);
     for i in span.from / LANES..span.to.div_ceil(LANES) {
+        each();
         let x = s.fma(s.load(&scores[i]), s.splat(std::f32::consts::LOG2_E), base);
         let p = within(s, exp2_falling(s, x), i, span, 0.0);
         s.store(p, &mut scores[i]);

@@ -342,7 +342,7 @@ fn normalise<S: Lanes, const R: usize>(
     for (r, state) in states.chunks_exact_mut(len).enumerate() {
         let (o, sums) = state.split_last_chunk_mut().expect("a state");
         o.fill(0.0);
-        *sums = [tops[r], probabilities(s, &mut scores[r], seen[r], tops[r])];
+        *sums = [tops[r], probabilities(s, &mut scores[r], seen[r], tops[r], || ())];
     }
 }
 
