@@ -68,7 +68,7 @@ pub(crate) struct Buffers {
     /// The merged heads that this rank keeps.
     pub(crate) out: Activations,
     pub(crate) ffn: FfnBuffers,
-    /// This rank's columns of the logits.
+    /// On rank 0: its columns of the logits `[wanted, share]`.
     pub(crate) logits_share: Vec<f32>,
     /// On rank 0: `[wanted, vocab]`.
     pub(crate) logits: Vec<f32>,
@@ -189,7 +189,7 @@ impl Buffers {
             exchange: ExchangeBuffers::new(heads, tokens, values),
             out: Activations::new(tokens, heads.out_cols, precision),
             ffn: plan.ffn.buffers(tokens, precision),
-            logits_share: vec![0.0; options.max_logits * vocab_share],
+            logits_share: vec![0.0; if leads { options.max_logits * vocab_share } else { 0 }],
             logits: vec![0.0; if leads { options.max_logits * plan.vocab } else { 0 }],
             cuts: Vec::with_capacity(cuts),
             counts: Vec::with_capacity(plan.layout.ranks()),
@@ -212,7 +212,11 @@ pub(crate) fn largest_messages(
         (q * (widest + 1)).max((q + 2 * kv) * widest)
     });
     let stream = tokens * config.hidden;
-    Messages { world: stream.max(logits), kvp: tokens * slices.max().unwrap_or(0), experts: stream }
+    Messages {
+        world: stream.max(options.max_logits * logits),
+        kvp: tokens * slices.max().unwrap_or(0),
+        experts: stream,
+    }
 }
 
 /// What the cache of a rank has to hold.
@@ -353,47 +357,48 @@ impl Rank {
     }
 
     /// Final norm and LM head of the wanted rows; this rank's share of the vocabulary goes to
-    /// rank 0, a row at a time.
+    /// rank 0, all rows in one message.
     fn head(&mut self) -> Result<(), CommError> {
         let Rank { plan, weights, batch, lanes, comms, buffers: b, counters, clock, .. } = self;
-        let world = &mut comms.world;
         let wanted = batch.wanted.len();
         if wanted == 0 {
             return Ok(());
         }
         let norm = &weights.final_norm;
         layer::norm(lanes, &mut b.hidden, &b.x, &batch.wanted, norm, plan.rms_eps);
-        let alone = world.size() == 1;
-        let share = if alone { &mut b.logits } else { &mut b.logits_share };
-        counters.weight_bytes += project(lanes, share, &b.hidden, &[&weights.head], &mut b.cuts);
-        clock.lap(counters, Line::Head);
-        if !alone {
-            let columns = weights.head.rows();
-            let leads = world.rank() == 0;
-            b.counts.clear();
-            b.counts.extend(plan.layout.all_ranks().map(|rank| match rank.0 {
-                0 => 0,
-                _ => plan.layout.vocab_rows(rank).len(),
-            }));
-            for row in 0..wanted {
-                let share = &b.logits_share[row * columns..][..columns];
-                let write = |message: &mut [f32]| message.copy_from_slice(&share[..message.len()]);
-                let pending = world.start_gather(&b.counts, 0, write)?;
-                world.finish(pending, |shares| {
-                    if leads {
-                        // Rank 0 holds the first rows of the vocabulary.
-                        let logits = &mut b.logits[row * plan.vocab..][..plan.vocab];
-                        let (own, mut rest) = logits.split_at_mut(columns);
-                        own.copy_from_slice(share);
-                        for rank in 1..shares.count() {
-                            let share = shares.of(rank);
-                            let place = rest.split_off_mut(..share.len()).expect("a vocabulary");
-                            place.copy_from_slice(share);
-                        }
-                    }
-                })?;
-            }
+        let mut head = |logits: &mut [f32]| {
+            counters.weight_bytes +=
+                project(lanes, logits, &b.hidden, &[&weights.head], &mut b.cuts);
+        };
+        let world = &mut comms.world;
+        if world.size() == 1 {
+            head(&mut b.logits);
+            clock.lap(counters, Line::Head);
+            return Ok(());
         }
+        let leads = world.rank() == 0;
+        b.counts.clear();
+        b.counts.extend(plan.layout.all_ranks().map(|rank| match rank.0 {
+            0 => 0,
+            _ => wanted * plan.layout.vocab_rows(rank).len(),
+        }));
+        let own = &mut b.logits_share;
+        let pending = world.start_gather(&b.counts, 0, |message| match leads {
+            true => head(own),
+            false => head(message),
+        })?;
+        clock.lap(counters, Line::Head);
+        world.finish(pending, |shares| {
+            for (row, logits) in b.logits.chunks_exact_mut(plan.vocab).take(wanted).enumerate() {
+                let mut logits = logits;
+                for rank in plan.layout.all_ranks() {
+                    let columns = plan.layout.vocab_rows(rank).len();
+                    let share = if rank.0 == 0 { &b.logits_share } else { shares.of(rank.0) };
+                    let place = logits.split_off_mut(..columns).expect("a vocabulary");
+                    place.copy_from_slice(&share[row * columns..][..columns]);
+                }
+            }
+        })?;
         clock.lap(counters, Line::LogitsGather);
         Ok(())
     }

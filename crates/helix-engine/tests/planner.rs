@@ -12,7 +12,7 @@ use helix_kernels::kv::KvType;
 use helix_layout::{Layout, Rank};
 use helix_model::synthetic::{Experts, Spec, gguf};
 use helix_model::{Arch, Model};
-use helix_plan::costs::{self, Choices, Costs, LogitsGather, Message, Work};
+use helix_plan::costs::{self, Choices, Costs, Message, Work};
 use helix_plan::{Formats, Line, Load, Routing, Share};
 use helix_scheduler::{Step, Wanted};
 use std::sync::Arc;
@@ -118,7 +118,6 @@ impl Case<'_> {
                 FfnReduce::World => costs::FfnReduce::World,
                 FfnReduce::Grid => costs::FfnReduce::Grid,
             },
-            logits: LogitsGather::EachRow,
             ..Choices::default()
         }
     }

@@ -175,7 +175,7 @@ impl Share {
         if self.ranks > 1 {
             let to_root = if self.rank == 0 { 0 } else { self.vocab };
             set(&mut world, Collective::AllReduce, 2 * spec.layers, tokens * spec.hidden);
-            set(&mut world, Collective::Gather, wanted, to_root);
+            set(&mut world, Collective::Gather, wanted.min(1), wanted * to_root);
         }
         if self.kvp > 1 {
             // An output and its log-sum-exp of every head that another rank keeps.

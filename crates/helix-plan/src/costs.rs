@@ -18,7 +18,7 @@
 mod choices;
 mod work;
 
-pub use choices::{Choices, FfnReduce, Formulas, LogitsGather, MlaUp, Tokens};
+pub use choices::{Choices, FfnReduce, Formulas, MlaUp, Tokens};
 pub use work::{Collective, Message, Work};
 
 use crate::share::padded;
@@ -182,18 +182,14 @@ impl Costs<'_> {
         let head = self.product(rows, shape.hidden, load.wanted, formats.head);
         visitor.line(Line::Head, 1.0, both(self.norm(load.wanted), head), None);
         let ranks = self.share.ranks();
-        let (calls, each) = match self.choices.logits {
-            LogitsGather::EachRow => (load.wanted, 1.0),
-            LogitsGather::Together => (1.0, load.wanted),
-        };
-        let bytes = each * rows as f64 * formats.message;
+        let bytes = load.wanted * rows as f64 * formats.message;
         let message = Message {
             collective: Collective::Gather,
             ranks,
             stride: 1,
-            calls,
+            calls: 1.0,
             bytes,
-            received: each * shape.vocab as f64 * formats.message - bytes,
+            received: load.wanted * shape.vocab as f64 * formats.message - bytes,
         };
         visitor.line(Line::LogitsGather, 1.0, Work::default(), (ranks > 1).then_some(message));
     }

@@ -11,8 +11,6 @@ pub struct Choices {
     pub tokens: Tokens,
     /// How much of the output projection a rank reads.
     pub formulas: Formulas,
-    /// How logits come together.
-    pub logits: LogitsGather,
 }
 
 /// When latent attention's up-projection W_UV is applied.
@@ -52,15 +50,6 @@ pub enum Formulas {
     Corrected,
 }
 
-/// How logits come together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LogitsGather {
-    /// A message for each row, as the engine sends them.
-    EachRow,
-    /// All rows in one.
-    Together,
-}
-
 impl Default for Choices {
     fn default() -> Choices {
         Choices {
@@ -68,7 +57,6 @@ impl Default for Choices {
             ffn_reduce: FfnReduce::World,
             tokens: Tokens::Gathered,
             formulas: Formulas::Corrected,
-            logits: LogitsGather::Together,
         }
     }
 }

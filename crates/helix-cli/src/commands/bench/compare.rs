@@ -6,7 +6,7 @@ use crate::figures::rounded;
 use crate::output::Table;
 use helix_engine::{Engine, FfnReduce, HopB, Line as Measured, MlaUp};
 use helix_layout::Rank;
-use helix_plan::costs::{self, Choices, LogitsGather, Message, Work};
+use helix_plan::costs::{self, Choices, Message, Work};
 use helix_plan::{
     Costs, Exchange, Line, Load, Machine, Model, Overlap, Popularity, Routing, Share, StepTime,
     Timer,
@@ -111,7 +111,6 @@ fn choices(engine: &Engine) -> Choices {
             FfnReduce::World => costs::FfnReduce::World,
             FfnReduce::Grid => costs::FfnReduce::Grid,
         },
-        logits: LogitsGather::EachRow,
         ..Choices::default()
     }
 }
