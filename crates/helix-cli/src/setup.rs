@@ -76,6 +76,8 @@ pub struct Choices {
     mla_up: Option<&'static str>,
     /// Pieces that HOP-B cuts a batch into at most, `off` or `auto`.
     hopb: String,
+    /// Slices that sums over ranks are cut into at most.
+    reduce_slices: usize,
     /// Of models with experts: `world` or `grid`.
     #[serde(skip_serializing_if = "Option::is_none")]
     ffn_reduce: Option<&'static str>,
@@ -91,6 +93,7 @@ impl Choices {
                 HopB::Pieces(pieces) => pieces.to_string(),
                 HopB::Auto => "auto".into(),
             },
+            reduce_slices: args.reduce_slices,
             mla_up: model.config.mla.map(|_| match args.mla_up() {
                 MlaUp::Before => "before",
                 MlaUp::After | MlaUp::Auto => "after",
@@ -137,6 +140,7 @@ pub fn options(
         mla_up: args.mla_up(),
         ffn_reduce: args.ffn_reduce(),
         hopb: args.hopb,
+        reduce_slices: args.reduce_slices,
         deadline: args.transport.deadline(),
         pin: args.pin,
         ..EngineOptions::default()

@@ -1,5 +1,6 @@
 //! The groups that a rank speaks in.
 
+use crate::counters::Line;
 use crate::options::{EngineOptions, FfnReduce};
 use helix_comm::{
     Chunks, Comm, CommError, Counted, Flight, GROUPS, Link, Overlap, Pending, ThreadComm, World,
@@ -17,6 +18,24 @@ pub(crate) struct Comms {
     pub(crate) experts: Option<[Counted<Link>; 2]>,
     /// The sum over the ranks that share experts, in between.
     staged: Vec<f32>,
+}
+
+/// The halves of a layer, each of which ends with a sum over ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Attention,
+    /// Its sum may come in two stages.
+    Ffn,
+}
+
+impl Phase {
+    /// The line of its sum.
+    pub(crate) fn line(self) -> Line {
+        match self {
+            Phase::Attention => Line::OutAllReduce,
+            Phase::Ffn => Line::FfnAllReduce,
+        }
+    }
 }
 
 /// The groups of a rank, as [`World`] numbers them.
@@ -109,13 +128,14 @@ impl Comms {
         }
     }
 
-    /// Starts the sum over the ranks of the FFN of the `count` values that `write` computes.
-    pub(crate) fn start_ffn(
+    /// Starts the sum over a phase's ranks of the `count` values that `write` computes.
+    pub(crate) fn start_sum(
         &mut self,
+        phase: Phase,
         count: usize,
         write: impl FnOnce(&mut [f32]),
     ) -> Result<Pending, CommError> {
-        let Some([group, peers]) = &mut self.experts else {
+        let (Phase::Ffn, Some([group, peers])) = (phase, &mut self.experts) else {
             return self.world.start_all_reduce(count, write);
         };
         let staged = &mut self.staged[..count];
@@ -124,16 +144,17 @@ impl Comms {
         peers.start_all_reduce(count, |message| message.copy_from_slice(staged))
     }
 
-    /// Hands what [`Comms::start_ffn`] started to `read`: parts whose sum in order is the result,
+    /// Hands what [`Comms::start_sum`] started to `read`: parts whose sum in order is the result,
     /// the same bits on every rank.
-    pub(crate) fn finish_ffn(
+    pub(crate) fn finish_sum(
         &mut self,
+        phase: Phase,
         pending: Pending,
         read: impl FnOnce(Chunks<'_>),
     ) -> Result<(), CommError> {
-        match &mut self.experts {
-            None => self.world.finish(pending, read),
-            Some([_, peers]) => peers.finish(pending, read),
+        match (phase, &mut self.experts) {
+            (Phase::Ffn, Some([_, peers])) => peers.finish(pending, read),
+            _ => self.world.finish(pending, read),
         }
     }
 

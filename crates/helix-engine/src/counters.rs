@@ -98,6 +98,9 @@ pub struct RankCounters {
     pub time: [Duration; Line::ALL.len()],
 }
 
+/// What counts and times a rank's lines.
+pub(crate) type Meters<'a> = (&'a mut RankCounters, &'a mut Clock);
+
 /// Splits a rank's time into lines.
 pub(crate) struct Clock {
     last: Instant,

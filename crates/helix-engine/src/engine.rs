@@ -8,6 +8,7 @@ use crate::hopb::MAX_PIECES;
 use crate::local::LocalRanks;
 use crate::protocol::Command;
 use crate::rank::{kv_sizes, largest_messages};
+use crate::slices::MAX_SLICES;
 use crate::{EngineError, EngineOptions, HopB, RankTrace};
 use helix_comm::{World, allowed_processors};
 use helix_layout::{Layout, Rank as RankId};
@@ -336,6 +337,7 @@ fn validate(options: &EngineOptions) -> Result<(), EngineError> {
         ("tokens of a step", options.max_step_tokens, 1 << 16),
         ("rows of logits", options.max_logits, 1 << 16),
         ("pieces of attention", pieces, MAX_PIECES),
+        ("slices of a sum", options.reduce_slices, MAX_SLICES),
     ];
     for (name, value, max) in checks {
         if !(1..=max).contains(&value) {

@@ -1,6 +1,6 @@
 //! The FFN phase: dense layers as one tensor-parallel group; experts on a TPF x EP grid.
 
-use crate::counters::{Clock, Line, RankCounters};
+use crate::counters::{Line, Meters};
 use crate::lanes::Lanes;
 use crate::layer::product;
 use crate::moe::{MoeBuffers, MoePlan};
@@ -10,6 +10,7 @@ use helix_kernels::{Activations, Precision};
 use helix_layout::{Layout, Rank};
 use helix_model::config::Activation;
 use helix_model::{Config, DenseWeights, FfnWeights};
+use std::ops::Range;
 
 /// gpt-oss's gate: how steep, and where it ends. Sources: its model card and reference code.
 const CLAMPED_ALPHA: f32 = 1.702;
@@ -64,20 +65,31 @@ impl FfnPlan {
     }
 }
 
-/// `y [tokens, hidden]`: this rank's part of the FFN of `input`; over all ranks they sum to it.
+/// How many slices a layer's sum is cut into, where `most` are asked for: that of experts, of whom
+/// each would be run once a slice, into none.
+pub(crate) fn slices(weights: &FfnWeights, most: usize) -> usize {
+    match weights {
+        FfnWeights::Dense(_) => most,
+        FfnWeights::Moe(_) => 1,
+    }
+}
+
+/// `y [tokens, columns]`: some columns of this rank's part of the FFN of `input`; over all ranks
+/// they sum to it. The first columns come first, and with them what all need; experts' come all at
+/// once.
 pub(crate) fn run(
     lanes: &mut Lanes,
     plan: &FfnPlan,
     weights: &FfnWeights,
     input: &Activations,
-    y: &mut [f32],
+    (y, columns): (&mut [f32], Range<usize>),
     buffers: &mut FfnBuffers,
     cuts: &mut Vec<usize>,
-    (c, clock): (&mut RankCounters, &mut Clock),
+    (c, clock): Meters<'_>,
 ) {
     match (weights, &plan.moe) {
         (FfnWeights::Dense(w), _) => {
-            dense(lanes, plan, w, plan.dense, input, y, buffers, cuts, (c, clock));
+            dense(lanes, plan, w, plan.dense, input, (y, columns), buffers, cuts, (c, clock));
         }
         (FfnWeights::Moe(w), Some(moe)) => {
             let FfnBuffers { moe: scratch, .. } = buffers;
@@ -85,7 +97,10 @@ pub(crate) fn run(
             moe.route(lanes, w, input, &mut scratch, cuts, c);
             clock.lap(c, Line::Router);
             match &w.shared {
-                Some(w) => dense(lanes, plan, w, moe.shared, input, y, buffers, cuts, (c, clock)),
+                Some(w) => {
+                    let (y, cols) = ((&mut *y, columns), moe.shared);
+                    dense(lanes, plan, w, cols, input, y, buffers, cuts, (c, clock));
+                }
                 None => y.fill(0.0),
             }
             moe.experts(lanes, plan, w, input, y, (&mut scratch, buffers), cuts, (c, clock));
@@ -102,16 +117,18 @@ fn dense(
     w: &DenseWeights,
     cols: usize,
     input: &Activations,
-    y: &mut [f32],
+    (y, columns): (&mut [f32], Range<usize>),
     buffers: &mut FfnBuffers,
     cuts: &mut Vec<usize>,
-    (c, clock): (&mut RankCounters, &mut Clock),
+    (c, clock): Meters<'_>,
 ) {
     let FfnBuffers { gate_up, activated, .. } = buffers;
-    c.weight_bytes += project(lanes, gate_up, input, &[&w.gate, &w.up], cuts);
-    clock.lap(c, Line::FfnUp);
-    activate(lanes, plan, activated, gate_up, input.tokens(), cols);
-    c.weight_bytes += product(lanes, y, activated, &w.down, cuts);
+    if columns.start == 0 {
+        c.weight_bytes += project(lanes, gate_up, input, &[&w.gate, &w.up], cuts);
+        clock.lap(c, Line::FfnUp);
+        activate(lanes, plan, activated, gate_up, input.tokens(), cols);
+    }
+    c.weight_bytes += product(lanes, y, activated, &w.down, columns, cuts);
     clock.lap(c, Line::FfnDown);
 }
 

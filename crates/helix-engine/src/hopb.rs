@@ -41,20 +41,20 @@ pub(crate) fn cut(ends: &mut Vec<usize>, costs: &[u64], pieces: usize) {
 /// What a rank does next with a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    /// Computes its attention and sends it.
-    Attend(usize),
-    /// Receives the others' parts and merges them.
-    Merge(usize),
+    /// Computes and sends it.
+    Start(usize),
+    /// Receives the others' parts and brings them together.
+    Finish(usize),
 }
 
-/// The turns of `pieces` pieces: each is merged as late as the collectives that `comm` can have in
+/// The turns of `pieces` pieces: each is finished as late as the collectives that `comm` can have in
 /// flight allow, so that it is there by then.
 pub(crate) fn turns<C: Comm>(_comm: &C, pieces: usize) -> impl Iterator<Item = Turn> + use<C> {
     let behind = C::IN_FLIGHT - 1;
     (0..pieces + behind).flat_map(move |index| {
-        let attend = (index < pieces).then_some(Turn::Attend(index));
-        let merge = index.checked_sub(behind).map(Turn::Merge);
-        attend.into_iter().chain(merge)
+        let start = (index < pieces).then_some(Turn::Start(index));
+        let finish = index.checked_sub(behind).map(Turn::Finish);
+        start.into_iter().chain(finish)
     })
 }
 
@@ -102,11 +102,11 @@ mod tests {
             let (mut sent, mut merged, mut most) = (0, 0, 0);
             for turn in turns(&comm, pieces) {
                 match turn {
-                    Turn::Attend(piece) => {
+                    Turn::Start(piece) => {
                         assert_eq!(piece, sent);
                         sent += 1;
                     }
-                    Turn::Merge(piece) => {
+                    Turn::Finish(piece) => {
                         assert_eq!(piece, merged);
                         merged += 1;
                     }

@@ -13,18 +13,21 @@
 //! out-projection's result is gathered instead of reduced.
 
 use crate::attention;
-use crate::counters::Line;
+use crate::comms::Phase;
+use crate::counters::{Line, Meters};
 use crate::exchange;
 use crate::ffn;
 use crate::hopb::{self, Turn};
 use crate::lanes::Lanes;
-use crate::projection::project;
+use crate::projection::project_rows;
 use crate::qkv::{self, Projection};
 use crate::rank::Rank;
 use crate::residual::{self, Finish};
+use crate::slices::{self, Stream};
 use helix_comm::{Comm, CommError};
 use helix_kernels::elementwise::rms_norm;
 use helix_kernels::{Activations, Matrix};
+use std::ops::Range;
 
 /// Runs layer `index` on the rows `x` of the batch, which every rank has and every rank updates
 /// to the same bits.
@@ -55,7 +58,7 @@ pub(crate) fn run(rank: &mut Rank, index: usize) -> Result<(), CommError> {
     let (heads, parts, exchanged) = (&plan.heads, &mut b.attention, &mut b.exchange);
     for turn in hopb::turns(&comms.kvp, sight.pieces()) {
         match turn {
-            Turn::Attend(piece) => {
+            Turn::Start(piece) => {
                 attention::partial(lanes, kv, index, (batch, sight, piece), heads, qkv, parts);
                 clock.lap(c, Line::Attention);
                 let (outputs, units) = (parts.outputs(batch, heads), &sight.piece(piece));
@@ -63,7 +66,7 @@ pub(crate) fn run(rank: &mut Rank, index: usize) -> Result<(), CommError> {
                     exchange::send(lanes, &mut comms.kvp, outputs, units, w, exchanged)?;
                 clock.lap(c, Line::AllToAll);
             }
-            Turn::Merge(piece) => {
+            Turn::Finish(piece) => {
                 let (outputs, units) = (parts.outputs(batch, heads), &sight.piece(piece));
                 exchange::receive(&mut comms.kvp, exchanged, |received, exchanged| {
                     clock.lap(c, Line::AllToAll);
@@ -79,31 +82,34 @@ pub(crate) fn run(rank: &mut Rank, index: usize) -> Result<(), CommError> {
 
     // The same ranks as one tensor-parallel group: output projection.
     let whole = batch.by_group.is_empty();
-    let out = |y: &mut [f32]| {
-        c.weight_bytes += product(lanes, y, &b.out, &w.out, &mut b.cuts);
+    let mut out = |lanes: &mut Lanes, y: &mut [f32], columns, (c, clock): Meters<'_>| {
+        c.weight_bytes += product(lanes, y, &b.out, &w.out, columns, &mut b.cuts);
+        clock.lap(c, Line::OutProjection);
     };
-    let y = match whole {
-        true => comms.world.start_all_reduce(own * hidden, out)?,
-        false => residual::start_gather(&mut comms.world, batch, hidden, &mut b.counts, out)?,
-    };
-    clock.lap(c, Line::OutProjection);
     let finish = Finish::of_attention(w, plan.rms_eps);
-    comms.world.finish(y, |parts| match whole {
-        true => residual::add_sum(lanes, x, hidden, parts, finish),
-        false => residual::add_gathered(lanes, x, hidden, batch, parts, finish),
-    })?;
-    clock.lap(c, Line::OutAllReduce);
+    if whole {
+        let (stream, slices) = (Stream { x: &mut *x, hidden, finish }, &mut b.slices);
+        let meters = (&mut *c, &mut *clock);
+        slices::reduce(lanes, comms, meters, Phase::Attention, plan.slices, stream, slices, out)?;
+    } else {
+        let world = &mut comms.world;
+        let out = |y: &mut [f32]| out(lanes, y, 0..hidden, (&mut *c, &mut *clock));
+        let y = residual::start_gather(world, batch, hidden, &mut b.counts, out)?;
+        world.finish(y, |parts| {
+            residual::add_gathered(lanes, x, hidden, batch, parts, finish);
+        })?;
+        clock.lap(c, Line::OutAllReduce);
+    }
 
     // The FFN phase: TPF x EP.
     norm(lanes, &mut b.hidden, x, &b.all_rows[..rows], &w.ffn_norm, plan.rms_eps);
     clock.lap(c, Line::FfnNorm);
-    let y = comms.start_ffn(rows * hidden, |y| {
-        ffn::run(lanes, &plan.ffn, &w.ffn, &b.hidden, y, &mut b.ffn, &mut b.cuts, (c, clock));
-    })?;
     let finish = Finish::of_ffn(w, plan.rms_eps);
-    comms.finish_ffn(y, |parts| residual::add_sum(lanes, x, hidden, parts, finish))?;
-    clock.lap(c, Line::FfnAllReduce);
-    Ok(())
+    let (stream, slices) = (Stream { x: &mut *x, hidden, finish }, &mut b.slices);
+    let cut = ffn::slices(&w.ffn, plan.slices);
+    slices::reduce(lanes, comms, (c, clock), Phase::Ffn, cut, stream, slices, |lanes, y, cut, c| {
+        ffn::run(lanes, &plan.ffn, &w.ffn, &b.hidden, (y, cut), &mut b.ffn, &mut b.cuts, c);
+    })
 }
 
 /// RMS norm of some rows of `x`, as the input of the next products.
@@ -126,18 +132,19 @@ pub(crate) fn norm(
     });
 }
 
-/// This rank's part of a product whose input columns are cut over the ranks; a rank without any
-/// has zeros to add.
+/// This rank's part of some columns of a product whose input is cut over the ranks; a rank without
+/// any input has zeros to add.
 pub(crate) fn product(
     lanes: &mut Lanes,
     y: &mut [f32],
     input: &Activations,
     matrix: &Matrix,
+    columns: Range<usize>,
     cuts: &mut Vec<usize>,
 ) -> u64 {
     if matrix.cols() == 0 {
         y.fill(0.0);
         return 0;
     }
-    project(lanes, y, input, &[matrix], cuts)
+    project_rows(lanes, y, input, (matrix, columns), cuts)
 }

@@ -4,7 +4,7 @@
 //! tokens it has, and not at all if it has none. No token is dropped. A token's experts are added
 //! in ascending order, so what it gets does not depend on what else is in the batch.
 
-use crate::counters::{Clock, Line, RankCounters};
+use crate::counters::{Line, Meters, RankCounters};
 use crate::ffn::{FfnBuffers, FfnPlan, activate};
 use crate::lanes::Lanes;
 use crate::projection::project;
@@ -148,7 +148,7 @@ impl MoePlan {
         y: &mut [f32],
         (moe, ffn): (&mut MoeBuffers, &mut FfnBuffers),
         cuts: &mut Vec<usize>,
-        (c, clock): (&mut RankCounters, &mut Clock),
+        (c, clock): Meters<'_>,
     ) {
         let count = moe.ends.last().copied().unwrap_or(0);
         if count == 0 {

@@ -31,6 +31,9 @@ pub struct EngineOptions {
     pub ffn_reduce: FfnReduce,
     /// Whether attention's outputs are exchanged piece by piece.
     pub hopb: HopB,
+    /// Slices that the sums of the out-projection and of dense FFNs over ranks are cut into, from 1
+    /// to 16: one is in flight while the next ones are computed. Changes no bits.
+    pub reduce_slices: usize,
     /// Links between ranks of one process that are slower than its memory.
     pub delay: Option<Delay>,
     /// How much of the latest past is kept for [`Engine::trace`](crate::Engine::trace): so many
@@ -95,6 +98,7 @@ impl Default for EngineOptions {
             mla_up: MlaUp::Auto,
             ffn_reduce: FfnReduce::World,
             hopb: HopB::Off,
+            reduce_slices: 1,
             delay: None,
             trace: 0,
             deadline: Duration::from_secs(120),

@@ -180,7 +180,7 @@ impl<'a> Loaded<'a> {
 }
 
 /// Every field: one that is added is missed here.
-fn options_to_words(options: &EngineOptions) -> [u64; 14] {
+fn options_to_words(options: &EngineOptions) -> [u64; 15] {
     let &EngineOptions {
         threads_per_rank,
         precision,
@@ -193,6 +193,7 @@ fn options_to_words(options: &EngineOptions) -> [u64; 14] {
         mla_up,
         ffn_reduce,
         hopb,
+        reduce_slices,
         // Of processes the links are what they are.
         delay: _,
         trace,
@@ -222,13 +223,14 @@ fn options_to_words(options: &EngineOptions) -> [u64; 14] {
         mla_up,
         ffn_reduce,
         hopb,
+        reduce_slices as u64,
         trace as u64,
         deadline,
         u64::from(pin),
     ]
 }
 
-fn options_from_words(words: [u64; 14]) -> Option<EngineOptions> {
+fn options_from_words(words: [u64; 15]) -> Option<EngineOptions> {
     let [
         threads,
         context,
@@ -241,6 +243,7 @@ fn options_from_words(words: [u64; 14]) -> Option<EngineOptions> {
         mla_up,
         ffn_reduce,
         hopb,
+        reduce_slices,
         trace,
         deadline,
         pin,
@@ -262,6 +265,7 @@ fn options_from_words(words: [u64; 14]) -> Option<EngineOptions> {
             u64::MAX => HopB::Auto,
             pieces => HopB::Pieces(size(pieces)?),
         },
+        reduce_slices: size(reduce_slices)?,
         delay: None,
         trace: size(trace)?,
         deadline: Duration::from_millis(deadline),
@@ -356,6 +360,7 @@ mod tests {
             mla_up: MlaUp::After,
             ffn_reduce: FfnReduce::Grid,
             hopb: HopB::Pieces(9),
+            reduce_slices: 4,
             delay: None,
             trace: 10,
             deadline: Duration::from_millis(1234),

@@ -13,6 +13,7 @@ use crate::layer;
 use crate::options::{HopB, MlaUp};
 use crate::projection::{max_cuts, project};
 use crate::qkv::{QkvBuffers, QkvPlan, Turns};
+use crate::slices::SliceBuffers;
 use crate::tuner::Tuner;
 use crate::values::{ValueBuffers, ValuePlan};
 use crate::{EngineError, EngineOptions, RankTrace};
@@ -46,6 +47,8 @@ pub(crate) struct Plan {
     /// Each layer's pool, and its rotary embedding.
     pub(crate) pool_of: Vec<usize>,
     pub(crate) rope_of: Vec<usize>,
+    /// Slices that sums over ranks are cut into.
+    pub(crate) slices: usize,
     rewind: usize,
     hopb: HopB,
 }
@@ -68,6 +71,7 @@ pub(crate) struct Buffers {
     /// The merged heads that this rank keeps.
     pub(crate) out: Activations,
     pub(crate) ffn: FfnBuffers,
+    pub(crate) slices: SliceBuffers,
     /// On rank 0: its columns of the logits `[wanted, share]`.
     pub(crate) logits_share: Vec<f32>,
     /// On rank 0: `[wanted, vocab]`.
@@ -126,6 +130,7 @@ impl Plan {
             windows,
             pool_of,
             rope_of: (0..config.layers).map(|layer| config.rope_index(layer)).collect(),
+            slices: if layout.ranks() > 1 { options.reduce_slices } else { 1 },
             rewind: options.rewind,
             hopb: options.hopb,
         }
@@ -189,6 +194,7 @@ impl Buffers {
             exchange: ExchangeBuffers::new(heads, tokens, values),
             out: Activations::new(tokens, heads.out_cols, precision),
             ffn: plan.ffn.buffers(tokens, precision),
+            slices: SliceBuffers::new(plan.slices, tokens, plan.hidden),
             logits_share: vec![0.0; if leads { options.max_logits * vocab_share } else { 0 }],
             logits: vec![0.0; if leads { options.max_logits * plan.vocab } else { 0 }],
             cuts: Vec::with_capacity(cuts),

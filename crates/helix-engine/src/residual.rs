@@ -6,6 +6,7 @@ use helix_comm::{Chunks, Comm, CommError, Pending};
 use helix_kernels::SharedRows;
 use helix_kernels::elementwise::{add_in_place, rms_norm_heads};
 use helix_model::LayerWeights;
+use std::ops::Range;
 
 /// What is done to a phase's result before it is added.
 #[derive(Clone, Copy)]
@@ -47,6 +48,42 @@ pub(crate) fn add_sum(
         while let Some((row, x)) = stream.next() {
             let y = &mut lane.row[..hidden];
             parts.sum(row * hidden..(row + 1) * hidden, y);
+            finish.add(x, y);
+        }
+    });
+}
+
+/// Some columns of `sums [rows, hidden]` get the sum of what the ranks have computed of them.
+pub(crate) fn sum_columns(
+    lanes: &mut Lanes,
+    sums: &mut [f32],
+    hidden: usize,
+    columns: Range<usize>,
+    parts: Chunks<'_>,
+) {
+    let (rows, len) = (sums.len() / hidden, columns.len());
+    let sums = SharedRows::new(sums, hidden);
+    lanes.by_token(rows, |_| {
+        while let Some((row, sums)) = sums.next() {
+            parts.sum(row * len..(row + 1) * len, &mut sums[columns.clone()]);
+        }
+    });
+}
+
+/// The stream `x [rows, hidden]` takes `sums` of the same shape.
+pub(crate) fn add_rows(
+    lanes: &mut Lanes,
+    x: &mut [f32],
+    sums: &[f32],
+    hidden: usize,
+    finish: Finish<'_>,
+) {
+    let rows = x.len() / hidden;
+    let stream = SharedRows::new(x, hidden);
+    lanes.by_token(rows, |lane| {
+        while let Some((row, x)) = stream.next() {
+            let y = &mut lane.row[..hidden];
+            y.copy_from_slice(&sums[row * hidden..][..hidden]);
             finish.add(x, y);
         }
     });

@@ -219,6 +219,24 @@ fn any_pieces_of_attention() {
     }
 }
 
+/// Sums over ranks in slices: of one sequence and of ragged batches, more slices than a row has
+/// panels, where some are not cut (experts, attention groups), and behind norms and biases of whole
+/// rows.
+#[test]
+fn any_slices_of_sums() {
+    let texts: Vec<_> = (0..SLOTS).map(|i| text(60 + i as u64, 9 + 11 * i)).collect();
+    for case in cases() {
+        case.each(|layout, options| {
+            let expected = together(&mut engine(&case.model, layout, options), &texts, 1);
+            for (reduce_slices, threads_per_rank) in [(2, 2), (3, 1), (16, 3)] {
+                let options = EngineOptions { reduce_slices, threads_per_rank, ..options };
+                let found = together(&mut engine(&case.model, layout, options), &texts, 1);
+                assert!(found == expected, "{layout}, {reduce_slices} slices");
+            }
+        });
+    }
+}
+
 /// Links that take their time, and a number of pieces that follows from how long they take, which
 /// no two runs agree in.
 #[test]

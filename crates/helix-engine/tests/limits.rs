@@ -141,6 +141,8 @@ fn absurd_options_are_named() {
         (EngineOptions { max_logits: 0, ..options() }, "rows of logits is 0"),
         (EngineOptions { max_logits: HUGE, ..options() }, "must be from 1 to 65536"),
         (EngineOptions { hopb: HopB::Pieces(0), ..options() }, "pieces of attention is 0"),
+        (EngineOptions { reduce_slices: 0, ..options() }, "slices of a sum is 0"),
+        (EngineOptions { reduce_slices: 17, ..options() }, "must be from 1 to 16"),
         (EngineOptions { hopb: HopB::Pieces(65), ..options() }, "must be from 1 to 64"),
     ];
     for (options, text) in cases {

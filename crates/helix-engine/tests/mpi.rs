@@ -92,6 +92,7 @@ mod with_mpi {
             max_sequences: 4,
             ffn_reduce: FfnReduce::Grid,
             hopb: HopB::Pieces(3),
+            reduce_slices: 2,
             deadline: PATIENCE,
             ..common::precise()
         }

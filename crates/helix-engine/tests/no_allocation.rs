@@ -85,6 +85,7 @@ fn options(precision: Precision, kv_type: KvType) -> EngineOptions {
             KvType::BF16 => HopB::Auto,
             _ => HopB::Pieces(5),
         },
+        reduce_slices: if kv_type == KvType::F16 { 1 } else { 3 },
         trace: if kv_type == KvType::F32 { 0 } else { 1000 },
         max_context: CONTEXT,
         max_sequences: SLOTS,

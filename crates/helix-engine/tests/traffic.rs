@@ -328,6 +328,39 @@ fn pieces_are_more_calls_and_no_more_bytes() {
     }
 }
 
+/// Slices send the same bytes in as many all-reduces as there are, and read every weight once.
+#[test]
+fn slices_are_more_calls_and_no_more_bytes() {
+    // Rows of 4 panels, the last of which is short.
+    let spec = Spec { hidden: 56, q_heads: 12, kv_heads: 4, ..Spec::tiny(Arch::Llama) };
+    let model = open(&spec);
+    for name in ["helix", "helix kvp=3", "helix kvp=2 tpa=2", "tp tpa=4", "medha kvp=2 tpa=2"] {
+        let layout = Layout::new(&model.shape(), name.parse().unwrap()).expect(name);
+        let run = |reduce_slices| {
+            let options = EngineOptions { max_sequences: 3, reduce_slices, ..precise() };
+            let mut engine = engine(&model, layout, options);
+            for step in steps() {
+                engine.step(&step).unwrap();
+            }
+            engine.counters().unwrap()
+        };
+        let whole = run(1);
+        for (asked, made) in [(2, 2), (3, 3), (4, 4), (16, 4)] {
+            for (whole, cut) in whole.iter().zip(run(asked)) {
+                let (calls, bytes) = whole.world.of(Collective::AllReduce);
+                let expected = (made * calls, bytes);
+                assert_eq!(cut.world.of(Collective::AllReduce), expected, "{name}, {asked}");
+                assert_eq!(calls > 0, layout.ranks() > 1, "{name}");
+                let rest = |c: &RankCounters| {
+                    let gather = c.world.of(Collective::Gather);
+                    (c.kvp, gather, c.weight_bytes, c.kv_bytes_read)
+                };
+                assert_eq!(rest(&cut), rest(whole), "{name}, {asked} slices");
+            }
+        }
+    }
+}
+
 #[test]
 fn one_rank_sends_nothing() {
     for name in ["helix", "tp", "medha", "helix qkv=gather"] {

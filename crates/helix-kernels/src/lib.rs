@@ -31,4 +31,4 @@ pub use columns::{Columns, SharedColumns, SharedRows};
 pub use formats::{Format, dequantize, quantize, quantize_e4m3, quantize_searched};
 pub use isa::{Isa, cpu};
 pub use lse::Lse;
-pub use matrix::{Matrix, PackError, Precision, Scales, Weights, matmul};
+pub use matrix::{Matrix, PackError, Precision, Scales, Weights, matmul, matmul_from};

@@ -225,18 +225,33 @@ pub fn matmul<'a>(
     w: &Matrix,
     x: impl Into<ActivationRows<'a>>,
 ) {
-    matmul_on(isa::cpu(), out, w_row0, w, x.into());
+    let range = out.range();
+    assert!(w_row0 <= range.start, "columns {range:?} of a matrix that starts at {w_row0}");
+    matmul_on(isa::cpu(), out, range.start - w_row0, w, x.into());
 }
 
-/// [`matmul`] on a given instruction set.
-fn matmul_on(isa: Isa, out: &mut Columns<'_>, w_row0: usize, w: &Matrix, x: ActivationRows<'_>) {
+/// As [`matmul`], of the rows of `w` from `first` on: column `c` of `out` is row `first + c`.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_from<'a>(
+    out: &mut Columns<'_>,
+    first: usize,
+    w: &Matrix,
+    x: impl Into<ActivationRows<'a>>,
+) {
+    matmul_on(isa::cpu(), out, first + out.range().start, w, x.into());
+}
+
+/// [`matmul`] on a given instruction set, of the rows of `w` from `row` on.
+fn matmul_on(isa: Isa, out: &mut Columns<'_>, row: usize, w: &Matrix, x: ActivationRows<'_>) {
     let range = out.range();
     assert!(
-        w_row0 <= range.start && range.end - w_row0 <= w.rows,
-        "columns {range:?} are not rows of a matrix of {} at {w_row0}",
+        row.checked_add(range.len()).is_some_and(|end| end <= w.rows),
+        "columns {range:?} are not rows from {row} on of a matrix of {}",
         w.rows
     );
-    assert_eq!((range.start - w_row0) % ROWS, 0, "tile starts inside a panel");
+    assert_eq!(row % ROWS, 0, "tile starts inside a panel");
     assert_eq!((x.tokens(), x.cols()), (out.tokens(), w.cols), "activations: tokens, columns");
     let integer = w.format.is_quantized() && w.precision == Precision::Fast;
     assert!(!integer || x.precision() == Precision::Fast, "activations are not quantised");
@@ -245,7 +260,7 @@ fn matmul_on(isa: Isa, out: &mut Columns<'_>, w_row0: usize, w: &Matrix, x: Acti
     } else if out.tokens() > 0 && !range.is_empty() {
         let Matrix { format, cols, lead, ref panels, .. } = *w;
         let operand = Operand { format, integer, bytes: panels, cols, lead };
-        multiply(isa, out, range.start - w_row0, operand, x);
+        multiply(isa, out, row, operand, x);
     }
 }
 

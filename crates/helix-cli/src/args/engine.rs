@@ -2,7 +2,7 @@
 
 use super::{TransportArgs, at_least};
 use clap::{Args, ValueEnum};
-use helix_engine::{FfnReduce, HopB, MAX_PIECES, MlaUp};
+use helix_engine::{FfnReduce, HopB, MAX_PIECES, MAX_SLICES, MlaUp};
 use helix_kernels::kv::KvType;
 use helix_kernels::{Format, Precision};
 
@@ -42,6 +42,11 @@ pub struct EngineArgs {
     /// long links and attention are measured to take. Changes no result
     #[arg(long, value_name = "off|N|auto", default_value = "auto", value_parser = hopb)]
     pub hopb: HopB,
+    /// Sums over ranks: off adds up the out-projection, and a dense FFN, in one all-reduce each per
+    /// layer; N cuts their columns into up to N slices, each in flight while the next ones are
+    /// computed. Changes no result
+    #[arg(long, value_name = "off|N", default_value = "off", value_parser = slices)]
+    pub reduce_slices: usize,
     #[command(flatten)]
     pub transport: TransportArgs,
 }
@@ -55,6 +60,15 @@ fn hopb(text: &str) -> Result<HopB, String> {
             Ok(pieces @ 1..=MAX_PIECES) => Ok(HopB::Pieces(pieces)),
             _ => Err(format!("off, auto, or a number of pieces from 1 to {MAX_PIECES}")),
         },
+    }
+}
+
+/// Parses `--reduce-slices`.
+fn slices(text: &str) -> Result<usize, String> {
+    match (text, text.parse()) {
+        ("off", _) => Ok(1),
+        (_, Ok(slices @ 1..=MAX_SLICES)) => Ok(slices),
+        _ => Err(format!("off, or a number of slices from 1 to {MAX_SLICES}")),
     }
 }
 

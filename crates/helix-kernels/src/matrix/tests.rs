@@ -28,7 +28,8 @@ fn product(isa: Isa, w: &Matrix, x: &Activations, tile: usize) -> Vec<f32> {
     let mut out = vec![f32::NAN; x.tokens() * w.rows()];
     let shared = SharedColumns::new(&mut out, w.rows(), tile);
     while let Some(mut columns) = shared.next() {
-        matmul_on(isa, &mut columns, 0, w, x.into());
+        let row = columns.range().start;
+        matmul_on(isa, &mut columns, row, w, x.into());
     }
     out
 }
