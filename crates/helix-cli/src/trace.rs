@@ -1,8 +1,7 @@
 //! `--trace`: what each rank did when, for Perfetto (ui.perfetto.dev) or chrome://tracing.
 
 use crate::args::TraceArgs;
-use crate::failure::{Failure, Outcome};
-use crate::processes::Ranks;
+use crate::failure::Outcome;
 use crate::whole_file::WholeFile;
 use helix_comm::Flight;
 use helix_engine::{Engine, RankTrace, Span};
@@ -19,14 +18,8 @@ pub struct Trace {
 
 impl Trace {
     /// Checks what was asked for.
-    pub fn new(args: &TraceArgs, ranks: &Ranks) -> Outcome<Trace> {
+    pub fn new(args: &TraceArgs) -> Outcome<Trace> {
         let Some(path) = &args.trace else { return Ok(Trace { target: None }) };
-        if ranks.world().is_some() {
-            return Err(Failure::request(
-                "--trace shows ranks that are threads of one process: with --transport mpi their \
-                 clocks differ; leave one of the two out",
-            ));
-        }
         Ok(Trace { target: Some((WholeFile::new("--trace", path)?, args.trace_events)) })
     }
 
@@ -38,7 +31,7 @@ impl Trace {
     /// Writes what `engine` did last.
     pub fn write(&self, engine: &Engine) -> Outcome {
         let Some((file, _)) = &self.target else { return Ok(()) };
-        let ranks = engine.trace();
+        let ranks = engine.trace()?;
         file.write(|path| {
             let mut out = BufWriter::new(File::create(path)?);
             write(&mut out, &ranks, &engine.layout().name())?;
@@ -56,7 +49,8 @@ const MESSAGES: u32 = 1;
 fn write(out: &mut impl Write, ranks: &[RankTrace], layout: &str) -> std::io::Result<()> {
     let spans = ranks.iter().filter_map(|rank| rank.spans.first()).map(|span| span.start);
     let zero = spans.min().unwrap_or_else(Instant::now);
-    let other = json!({ "layout": layout });
+    let error = ranks.iter().map(|rank| rank.clock_error).max().unwrap_or_default();
+    let other = json!({ "layout": layout, "clock_error_us": error.as_nanos() as f64 / 1e3 });
     write!(out, "{{\"displayTimeUnit\":\"ms\",\"otherData\":{other},\"traceEvents\":[")?;
     let mut separator = "\n";
     let mut event = |out: &mut dyn Write, event: Value| {
@@ -64,7 +58,7 @@ fn write(out: &mut impl Write, ranks: &[RankTrace], layout: &str) -> std::io::Re
         separator = ",\n";
         done
     };
-    for RankTrace { rank, spans, flights } in ranks {
+    for RankTrace { rank, spans, flights, .. } in ranks {
         let name = |what: &str, thread: u32, name: String| json!({ "ph": "M", "pid": rank, "tid": thread, "name": what, "args": { "name": name } });
         event(out, name("process_name", LINES, format!("rank {rank}")))?;
         event(out, name("thread_name", LINES, "lines".into()))?;
@@ -154,10 +148,12 @@ mod tests {
             rank: 1,
             spans: vec![span(Line::Attention, 0, 10), span(Line::AllToAll, 10, 13)],
             flights: vec![old, flight],
+            clock_error: Duration::from_nanos(1500),
         };
         let mut text = Vec::new();
         write(&mut text, &[rank], "helix kvp=2").unwrap();
         let trace: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(trace["otherData"]["clock_error_us"], 1.5);
         let events = trace["traceEvents"].as_array().unwrap();
         assert_eq!(events.len(), 3 + 2 + 2);
         let attention = &events[3];

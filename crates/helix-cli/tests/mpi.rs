@@ -113,6 +113,50 @@ mod with_mpi {
         }
     }
 
+    /// When collectives of a kind were on their way on a rank, in microseconds.
+    fn flights(trace: &Value, rank: u64, kind: &str) -> Vec<(f64, f64)> {
+        let events = trace["traceEvents"].as_array().expect("events").iter();
+        let times = |phase: &str| {
+            let of = |event: &&Value| {
+                event["pid"] == rank && event["name"] == kind && event["ph"] == phase
+            };
+            let times = events.clone().filter(of).map(|event| event["ts"].as_f64().expect("us"));
+            times.collect::<Vec<_>>()
+        };
+        times("b").into_iter().zip(times("e")).collect()
+    }
+
+    /// Clocks of processes begin when they like: what one rank has received another has sent before.
+    #[test]
+    fn a_trace_of_processes_is_on_one_clock() {
+        let path = directory().join("processes.trace.json");
+        let line = format!("run MODEL -p {PROMPT} -n 30 --ignore-eos -t 1 --trace");
+        let Some(document) = json_on(3, &format!("{line} {} --kvp 3", path.display())) else {
+            return;
+        };
+        let trace = std::fs::read(&path).expect("a trace");
+        let trace: Value = serde_json::from_slice(&trace).expect("JSON");
+        let error = trace["otherData"]["clock_error_us"].as_f64().expect("us");
+        assert!(error > 0.0, "clocks of other processes are never known exactly");
+        let ranks = document["ranks"].as_array().expect("ranks");
+        for kind in ["all-reduce", "all-to-all"] {
+            let of_ranks = [0, 1, 2].map(|rank| flights(&trace, rank, kind));
+            for (rank, flights) in of_ranks.iter().enumerate() {
+                let calls = ranks[rank]["collectives"][kind]["calls"].as_u64().expect("calls");
+                assert!(calls > 0 && flights.len() as u64 >= calls, "rank {rank}: all {kind}s");
+                for other in &of_ranks {
+                    assert_eq!(flights.len(), other.len(), "{kind}");
+                    for ((_, landed), (sent, _)) in flights.iter().zip(other) {
+                        assert!(landed + 2.0 * error >= *sent, "{landed} before {sent}: {error}");
+                    }
+                }
+            }
+        }
+        let lines = |event: &&Value| event["pid"] == 2 && event["cat"] == "line";
+        let events = trace["traceEvents"].as_array().expect("events");
+        assert!(events.iter().filter(lines).count() > 100, "rank 2's lines");
+    }
+
     /// Two ranks of different lines.
     fn run_both(first: &str, second: &str) -> Option<Output> {
         let mut command = mpirun(1)?;

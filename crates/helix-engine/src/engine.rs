@@ -313,9 +313,16 @@ impl Engine {
         Ok(counters)
     }
 
-    /// The last of what the ranks of this process did, as [`EngineOptions::trace`] says.
-    pub fn trace(&self) -> Vec<RankTrace> {
-        self.ranks.trace().collect()
+    /// The last of what the ranks did, as [`EngineOptions::trace`] says, on this process's clock.
+    ///
+    /// # Errors
+    /// Ranks that are processes lost each other.
+    pub fn trace(&self) -> Result<Vec<RankTrace>, EngineError> {
+        let mut traces: Vec<_> = self.ranks.trace().collect();
+        if let Some(followers) = &self.followers {
+            traces.extend(followers.traces()?);
+        }
+        Ok(traces)
     }
 
     /// Counts from zero again.

@@ -1,18 +1,19 @@
 //! Ranks that are processes: rank 0 is the front end, the others do what it tells them.
 
+use crate::clocks::ClockFit;
 use crate::comms::Comms;
 use crate::engine::{check_embedding, check_memory};
 use crate::local::LocalRanks;
-use crate::protocol::{Command, Loaded, step_bytes, write_step};
+use crate::protocol::{Command, Loaded, Time, step_bytes, write_step};
 use crate::rank::largest_messages;
-use crate::{EngineError, EngineOptions, RankCounters};
+use crate::{EngineError, EngineOptions, RankCounters, RankTrace};
 use helix_comm::{World, WorldError};
 use helix_layout::{Layout, LayoutSpec, Rank as RankId};
 use helix_model::Model;
 use helix_scheduler::Step;
 use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The other processes, as the front end's engine sees them.
 pub(crate) struct Followers {
@@ -21,6 +22,8 @@ pub(crate) struct Followers {
     ranks: usize,
     options: EngineOptions,
     message: Mutex<Vec<u8>>,
+    /// Of ranks 1 and on, where a trace is kept.
+    clocks: Vec<ClockFit>,
 }
 
 impl Followers {
@@ -31,7 +34,11 @@ impl Followers {
         options: &EngineOptions,
     ) -> Result<Followers, EngineError> {
         let message = Mutex::new(Vec::with_capacity(step_bytes(options)));
-        let followers = Followers { world, ranks: layout.ranks(), options: *options, message };
+        let ranks = layout.ranks();
+        let traced = 1..if options.trace > 0 { ranks } else { 1 };
+        let clocks = traced.map(|rank| ClockFit::new(&*world, rank, options.deadline));
+        let clocks = clocks.collect::<Result<_, _>>()?;
+        let followers = Followers { world, ranks, options: *options, message, clocks };
         followers.tell_all(&Command::Start { layout: &layout.name(), options: *options })?;
         Ok(followers)
     }
@@ -92,6 +99,32 @@ impl Followers {
         counters.collect()
     }
 
+    /// What ranks 1 and on did, on this process's clock; nothing where no trace is kept.
+    pub(crate) fn traces(&self) -> Result<Vec<RankTrace>, EngineError> {
+        let patience = self.options.deadline;
+        let traces = (1..).zip(&self.clocks).map(|(rank, &clock)| {
+            let mut clock = clock;
+            clock.renew(&*self.world, rank, patience)?;
+            let mut message = self.message();
+            Command::Trace.write(&mut message);
+            self.world.tell(&mut std::iter::once(rank), &message, patience).map_err(first)?;
+            let mut trace = RankTrace {
+                rank,
+                spans: Vec::new(),
+                flights: Vec::new(),
+                clock_error: clock.uncertainty(),
+            };
+            loop {
+                self.world.reply_of(rank, &mut message, patience).map_err(first)?;
+                let last = trace.read(&message, |nanos| clock.here(nanos));
+                if last.ok_or(EngineError::Protocol { rank })? {
+                    return Ok(trace);
+                }
+            }
+        });
+        traces.collect()
+    }
+
     fn message(&self) -> MutexGuard<'_, Vec<u8>> {
         self.message.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,13 +166,18 @@ pub fn follow(
 ) -> Result<(), EngineError> {
     let lost = |source| EngineError::World { rank: world.rank(), source };
     let mut message = Vec::new();
+    let start = Instant::now();
     loop {
         world.next_command(&mut message, patience).map_err(lost)?;
         match (Command::read(&message), model) {
             (Some(Command::Start { layout, options }), Some(model)) => {
                 let options = EngineOptions { threads_per_rank: threads, ..options };
                 let layout = layout.to_owned();
-                serve(world, model, &layout, options, &mut message)?;
+                serve(world, model, &layout, options, start, &mut message)?;
+            }
+            (Some(Command::Clock), _) => {
+                Time::since(start).write(&mut message);
+                world.reply(&message, patience).map_err(lost)?;
             }
             (Some(Command::Stop), _) => {}
             (Some(Command::Quit), _) => return Ok(()),
@@ -148,12 +186,13 @@ pub fn follow(
     }
 }
 
-/// One engine, from its start to its end.
+/// One engine, from its start to its end; the rank's clock began at `start`.
 fn serve(
     world: &Arc<dyn World>,
     model: &Arc<Model>,
     layout: &str,
     options: EngineOptions,
+    start: Instant,
     message: &mut Vec<u8>,
 ) -> Result<(), EngineError> {
     let lost = |source| EngineError::World { rank: world.rank(), source };
@@ -184,6 +223,16 @@ fn serve(
                 let counters = ranks.counters().next().expect("a rank");
                 counters.write(message);
                 world.reply(message, options.deadline).map_err(lost)?;
+            }
+            Some(Command::Clock) => {
+                Time::since(start).write(message);
+                world.reply(message, options.deadline).map_err(lost)?;
+            }
+            Some(Command::Trace) => {
+                let trace = ranks.trace().next().expect("a rank");
+                trace
+                    .write(start, message, |chunk| world.reply(chunk, options.deadline))
+                    .map_err(lost)?;
             }
             Some(Command::Stop) => return Ok(()),
             _ => return Err(EngineError::Protocol { rank: 0 }),

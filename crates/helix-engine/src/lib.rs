@@ -8,6 +8,7 @@
 
 mod attention;
 mod batch;
+mod clocks;
 mod comms;
 mod counters;
 mod engine;
@@ -36,6 +37,7 @@ mod trace;
 mod tuner;
 mod values;
 
+pub use clocks::round_trips;
 pub use counters::{Line, RankCounters};
 pub use engine::Engine;
 pub use error::EngineError;

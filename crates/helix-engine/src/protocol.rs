@@ -6,7 +6,7 @@ use helix_comm::{Overlap, Traffic};
 use helix_kernels::Precision;
 use helix_kernels::kv::KvType;
 use helix_scheduler::{Run, Step, Wanted};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the front end tells the other ranks.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +30,10 @@ pub(crate) enum Command<'a> {
     ResetCounters,
     /// Answered by the rank's counters.
     Counters,
+    /// Answered by a [`Time`].
+    Clock,
+    /// Answered by the messages of [`RankTrace::write`](crate::RankTrace).
+    Trace,
     /// The engine is gone; another one may follow.
     Stop,
     /// No other one follows.
@@ -43,6 +47,31 @@ pub(crate) enum Loaded<'a> {
     Ready(u64),
     /// Why not.
     Refused(&'a str),
+}
+
+/// What a rank's clock shows: nanoseconds since an instant of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) u64);
+
+impl Time {
+    pub(crate) fn since(start: Instant) -> Time {
+        Time::of(start, Instant::now())
+    }
+
+    pub(crate) fn of(start: Instant, time: Instant) -> Time {
+        Time(u64::try_from(time.saturating_duration_since(start).as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    pub(crate) fn write(self, message: &mut Vec<u8>) {
+        message.clear();
+        put(message, [self.0]);
+    }
+
+    pub(crate) fn read(message: &[u8]) -> Option<Time> {
+        let mut rest = message;
+        let [nanos] = take(&mut rest)?;
+        rest.is_empty().then_some(Time(nanos))
+    }
 }
 
 /// A step that has not been read.
@@ -62,6 +91,8 @@ const RESET: u64 = 5;
 const COUNTERS: u64 = 6;
 const STOP: u64 = 7;
 const QUIT: u64 = 8;
+const CLOCK: u64 = 9;
+const TRACE: u64 = 10;
 
 impl<'a> Command<'a> {
     /// Writes it over what `message` held.
@@ -83,6 +114,8 @@ impl<'a> Command<'a> {
             }
             Command::ResetCounters => put(message, [RESET]),
             Command::Counters => put(message, [COUNTERS]),
+            Command::Clock => put(message, [CLOCK]),
+            Command::Trace => put(message, [TRACE]),
             Command::Stop => put(message, [STOP]),
             Command::Quit => put(message, [QUIT]),
         }
@@ -108,6 +141,8 @@ impl<'a> Command<'a> {
             }
             [RESET] => Command::ResetCounters,
             [COUNTERS] => Command::Counters,
+            [CLOCK] => Command::Clock,
+            [TRACE] => Command::Trace,
             [STOP] => Command::Stop,
             [QUIT] => Command::Quit,
             _ => return None,
@@ -329,12 +364,12 @@ impl RankCounters {
     }
 }
 
-fn put<const N: usize>(message: &mut Vec<u8>, words: [u64; N]) {
+pub(crate) fn put<const N: usize>(message: &mut Vec<u8>, words: [u64; N]) {
     words.iter().for_each(|word| message.extend_from_slice(&word.to_le_bytes()));
 }
 
 /// The next words.
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u64; N]> {
+pub(crate) fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u64; N]> {
     let mut words = [0; N];
     for word in &mut words {
         *word = u64::from_le_bytes(rest.split_off(..size_of::<u64>())?.try_into().ok()?);
@@ -377,6 +412,8 @@ mod tests {
             Command::FillWithNoise { slot: 1, from: 2, len: 3 },
             Command::ResetCounters,
             Command::Counters,
+            Command::Clock,
+            Command::Trace,
             Command::Stop,
             Command::Quit,
         ];

@@ -28,6 +28,7 @@ use helix_scheduler::Step;
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Different places that a benchmark's keys and values are cut from.
 const NOISE: usize = 4093;
@@ -328,7 +329,7 @@ impl Rank {
     /// The last of what it did.
     pub(crate) fn trace(&self) -> RankTrace {
         let (spans, flights) = (self.clock.spans(), self.comms.flights());
-        RankTrace { rank: self.plan.rank.0, spans, flights }
+        RankTrace { rank: self.plan.rank.0, spans, flights, clock_error: Duration::ZERO }
     }
 
     /// The step's tokens: pages for them, their rows of the stream, their positions' angles.

@@ -253,7 +253,7 @@ fn slow_links_and_pieces_that_are_chosen() {
                 let options = EngineOptions { hopb, delay: Some(delay), trace: 50, ..options };
                 let mut engine = engine(&case.model, layout, options);
                 assert!(together(&mut engine, &texts, 1) == expected, "{layout}, {hopb:?}");
-                for trace in engine.trace() {
+                for trace in engine.trace().unwrap() {
                     assert!(trace.spans.len() == 50 && trace.flights.len() >= 50);
                     assert!(trace.spans.is_sorted_by(|a, b| a.end <= b.start));
                     // Nobody reads what is not there; a rank that is late finds what the others sent.

@@ -46,7 +46,7 @@ enum Kind {
 pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let tests = tests(&args)?;
-    let (trace, delay) = (Trace::new(&args.trace, ranks)?, args.link.delay()?);
+    let (trace, delay) = (Trace::new(&args.trace)?, args.link.delay()?);
     if delay.is_some() && ranks.world().is_some() {
         return Err(Failure::request(
             "--link-us and --link-gbit are for ranks that are threads: with --transport mpi links \

@@ -64,7 +64,7 @@ struct Chat<'a> {
 
 /// Runs the chat.
 pub fn run(args: &RunArgs, sampling: SamplerOptions, ranks: &Ranks, console: &Console) -> Outcome {
-    let trace = Trace::new(&args.trace, ranks)?;
+    let trace = Trace::new(&args.trace)?;
     let model = setup::open(ranks, &args.model, &args.engine, console)?;
     let template = template(&model)?;
     let tokenizer = model.tokenizer()?;

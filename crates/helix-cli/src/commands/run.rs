@@ -26,7 +26,7 @@ pub fn run(args: RunArgs, ranks: &Ranks) -> Outcome {
     if args.interactive {
         return chat::run(&args, sampling, ranks, &console);
     }
-    let trace = Trace::new(&args.trace, ranks)?;
+    let trace = Trace::new(&args.trace)?;
     let text = prompt_text(&args)?;
     let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let tokenizer = model.tokenizer()?;
