@@ -5,7 +5,7 @@ use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::setup;
 use helix_comm::World;
-use helix_engine::{EngineError, dismiss, follow};
+use helix_engine::{EngineError, dismiss, follow, round_trips};
 use helix_layout::Layout;
 use helix_model::Model;
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,16 @@ impl Ranks {
     /// The world, if ranks are processes.
     pub fn world(&self) -> Option<&Arc<dyn World>> {
         self.processes().map(|processes| &processes.world)
+    }
+
+    /// What a message between ranks takes at least, where it is more than between threads: half of
+    /// the longest of the shortest round trips with each rank.
+    pub fn latency(&self) -> Outcome<Duration> {
+        let Some(Processes { world, deadline, .. }) = self.processes() else {
+            return Ok(Duration::ZERO);
+        };
+        let trips = round_trips(&**world, *deadline)?;
+        Ok(trips.into_iter().max().unwrap_or_default() / 2)
     }
 
     fn processes(&self) -> Option<&Processes> {

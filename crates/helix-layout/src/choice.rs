@@ -5,6 +5,7 @@ use crate::{
     Degrees, Layout, LayoutError, LayoutSpec, MAX_RANKS, ModelShape, PartialDegrees, QkvMode,
     Reads, Strategy,
 };
+use std::time::Duration;
 
 /// What reads cost, to choose a layout by.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,6 +25,11 @@ pub struct ReadCost {
 impl ReadCost {
     /// The price of a collective between threads of one process: some 4 us at 16 GB/s.
     pub const IN_PROCESS_COLLECTIVE_BYTES: f64 = 65536.0;
+
+    /// The price of a collective over links of such a latency, at the same 16 GB/s.
+    pub fn collective_bytes_over(latency: Duration) -> f64 {
+        Self::IN_PROCESS_COLLECTIVE_BYTES + 16e9 * latency.as_secs_f64()
+    }
 
     fn validate(&self) -> Result<(), LayoutError> {
         let rates = [

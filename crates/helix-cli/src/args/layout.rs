@@ -5,10 +5,11 @@ use crate::failure::{Failure, Outcome};
 use crate::processes::Ranks;
 use crate::setup::read_cost;
 use clap::Args;
+use helix_comm::Delay;
 use helix_kernels::kv::KvType;
 use helix_layout::{
     DEFAULT_KV_BLOCK, Degrees, Layout, LayoutSpec, ModelShape, PartialDegrees, Preference, QkvMode,
-    Strategy, choose,
+    ReadCost, Strategy, choose,
 };
 use helix_model::Model;
 
@@ -60,7 +61,26 @@ impl LayoutArgs {
         context: usize,
         console: &Console,
     ) -> Outcome<Layout> {
-        let layout = self.with_count(ranks).choose(model, kv_type, context, console)?;
+        self.resolve_over(None, ranks, model, kv_type, context, console)
+    }
+
+    /// As [`LayoutArgs::resolve`], of ranks whose links are emulated if such are given.
+    pub fn resolve_over(
+        &self,
+        links: Option<Delay>,
+        ranks: &Ranks,
+        model: &Model,
+        kv_type: KvType,
+        context: usize,
+        console: &Console,
+    ) -> Outcome<Layout> {
+        let latency = match links {
+            Some(links) => links.latency,
+            None => ranks.latency()?,
+        };
+        let collective_bytes = ReadCost::collective_bytes_over(latency);
+        let cost = ReadCost { collective_bytes, ..read_cost(model, kv_type, context)? };
+        let layout = self.with_count(ranks).choose(model, &cost, console)?;
         match ranks.count() {
             Some(count) if count != layout.ranks() => Err(Failure::request(format!(
                 "{layout} has {} ranks, and {count} processes were started: start as many, or \
@@ -78,18 +98,11 @@ impl LayoutArgs {
         LayoutArgs { ranks: self.ranks.or(count), ..self.clone() }
     }
 
-    fn choose(
-        &self,
-        model: &Model,
-        kv_type: KvType,
-        context: usize,
-        console: &Console,
-    ) -> Outcome<Layout> {
+    fn choose(&self, model: &Model, cost: &ReadCost, console: &Console) -> Outcome<Layout> {
         let shape = model.shape();
-        let cost = read_cost(model, kv_type, context)?;
         let named = self.named()?;
         if let (Some(ranks), None, None, None) = (self.ranks, self.kvp, self.tpa, self.dp) {
-            let choice = choose(&shape, &self.preference(ranks, named), &cost)?;
+            let choice = choose(&shape, &self.preference(ranks, named), cost)?;
             if ranks > 1 {
                 console.note(&format!("layout: {}", choice.reason));
             }
@@ -106,7 +119,7 @@ impl LayoutArgs {
         // Attention's degrees are settled now; what else is open follows the bytes read.
         let Degrees { kvp, tpa, dp, .. } = layout.degrees();
         let settled = PartialDegrees { kvp: Some(kvp), tpa: Some(tpa), dp: Some(dp), ..named };
-        Ok(choose(&shape, &self.preference(layout.ranks(), settled), &cost)?.layout)
+        Ok(choose(&shape, &self.preference(layout.ranks(), settled), cost)?.layout)
     }
 
     /// The degrees that were given, and the one of attention's two that follows from `--ranks`.
