@@ -86,6 +86,14 @@ impl Command {
         })
     }
 
+    /// What ranks are, and the threads of each, of commands that have any.
+    pub fn transport(&self) -> Option<(&TransportArgs, Option<usize>)> {
+        match self {
+            Command::Probe(args) => Some((&args.transport, args.cores)),
+            _ => self.engine().map(|(_, engine)| (&engine.transport, engine.threads)),
+        }
+    }
+
     fn layout(&self) -> Option<&LayoutArgs> {
         match self {
             Command::Run(args) => Some(&args.layout),

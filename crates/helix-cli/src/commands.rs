@@ -17,15 +17,15 @@ use std::process::ExitCode;
 
 /// Does what the user asked for, and says why if it can't.
 pub fn run(command: Command) -> ExitCode {
-    let Some((model, engine)) = command.engine() else {
+    let Some((transport, threads)) = command.transport() else {
         return lead(command, &Ranks::Threads).map_or_else(Failure::report, |()| ExitCode::SUCCESS);
     };
-    let ranks = match Ranks::join(engine, command.terms()) {
+    let ranks = match Ranks::join(transport, threads, command.terms()) {
         Ok(ranks) => ranks,
         Err(failure) => return failure.report(),
     };
     let done = match ranks.follows() {
-        true => ranks.follow(model, engine),
+        true => ranks.follow(command.engine()),
         false => lead(command, &ranks),
     };
     let status = done.map_or_else(Failure::report, |()| ExitCode::SUCCESS);
@@ -42,6 +42,6 @@ fn lead(command: Command, ranks: &Ranks) -> Outcome {
         Command::Inspect(args) => inspect::run(args, ranks),
         Command::Verify(args) => verify::run(args, ranks),
         Command::Plan(args) => plan::run(*args),
-        Command::Probe(args) => probe::run(args),
+        Command::Probe(args) => probe::run(args, ranks),
     }
 }

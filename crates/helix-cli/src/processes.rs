@@ -1,6 +1,6 @@
 //! Ranks that are processes: who is the front end, and whether all run the same.
 
-use crate::args::{EngineArgs, Transport};
+use crate::args::{EngineArgs, Transport, TransportArgs};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::setup;
@@ -42,14 +42,18 @@ struct Hello {
     model: Result<u64, String>,
 }
 
+/// The digest of none.
+const NO_MODEL: u64 = 0;
+
 impl Ranks {
-    /// Joins the processes that were started together, if `args` say that ranks are such.
-    pub fn join(args: &EngineArgs, terms: String) -> Outcome<Ranks> {
-        match args.transport.transport {
+    /// Joins the processes that were started together, if `args` say that ranks are such, of which
+    /// each runs `threads` threads if that is settled.
+    pub fn join(args: &TransportArgs, threads: Option<usize>, terms: String) -> Outcome<Ranks> {
+        match args.transport {
             Transport::Threads => Ok(Ranks::Threads),
             Transport::Mpi => {
-                let deadline = args.transport.deadline();
-                let world = world(args)?;
+                let deadline = args.deadline();
+                let world = world(args, threads)?;
                 Ok(Ranks::Processes(Processes { world, terms, deadline }))
             }
         }
@@ -98,8 +102,17 @@ impl Ranks {
     /// Compares what all ranks say of themselves, if they are processes: for rank 0, which has
     /// opened `model`.
     pub fn agree(&self, model: &Model) -> Outcome {
+        self.agree_on(model.digest())
+    }
+
+    /// As [`Ranks::agree`], of commands that have no model.
+    pub fn agree_without_a_model(&self) -> Outcome {
+        self.agree_on(NO_MODEL)
+    }
+
+    fn agree_on(&self, model: u64) -> Outcome {
         let Some(Processes { world, terms, deadline }) = self.processes() else { return Ok(()) };
-        let own = Hello::new(terms, Ok(model.digest()));
+        let own = Hello::new(terms, Ok(model));
         let mut message = Vec::new();
         let mut refusal = None;
         for rank in 1..world.size() {
@@ -115,12 +128,14 @@ impl Ranks {
         refusal.map_or(Ok(()), Err)
     }
 
-    /// Does what rank 0 says, until it says that there is nothing more to do.
-    pub fn follow(&self, model: &Path, args: &EngineArgs) -> Outcome {
+    /// Does what rank 0 says, until it says that there is nothing more to do, with a model and how
+    /// it is run if the command has one.
+    pub fn follow(&self, engine: Option<(&Path, &EngineArgs)>) -> Outcome {
         let Ranks::Processes(Processes { world, terms, deadline }) = self else { return Ok(()) };
-        let opened = setup::open_one(model, args, &Console::new(true));
+        let open = |(model, args)| setup::open_one(model, args, &Console::new(true));
+        let opened = engine.map(open).transpose();
         let digest = match &opened {
-            Ok(model) => Ok(model.digest()),
+            Ok(model) => Ok(model.as_ref().map_or(NO_MODEL, |model| model.digest())),
             Err(failure) => Err(failure.to_string()),
         };
         let hello = serde_json::to_vec(&Hello::new(terms, digest))
@@ -129,8 +144,9 @@ impl Ranks {
         let said = world.reply(&hello, *deadline);
         said.map_err(|source| EngineError::World { rank, source })?;
         // Of a refusal rank 0 tells; this one waits for its end.
-        let model = opened.ok();
-        let threads = args.threads.unwrap_or(world.processors().len().max(1));
+        let model = opened.ok().flatten();
+        let threads = engine.and_then(|(_, args)| args.threads);
+        let threads = threads.unwrap_or(world.processors().len().max(1));
         Ok(follow(world, model.as_ref(), threads, *deadline)?)
     }
 
@@ -185,7 +201,7 @@ fn program() -> String {
 }
 
 #[cfg(feature = "mpi")]
-fn world(args: &EngineArgs) -> Outcome<Arc<dyn World>> {
+fn world(args: &TransportArgs, threads: Option<usize>) -> Outcome<Arc<dyn World>> {
     use crate::args::CommThreadArg;
     use helix_comm::mpi::{CommThread, MpiWorld};
     use std::sync::atomic::AtomicBool;
@@ -197,19 +213,19 @@ fn world(args: &EngineArgs) -> Outcome<Arc<dyn World>> {
         .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&ended)))
         .map_err(|error| Failure::running(format!("cannot handle signals: {error}")))?;
     let mut world = MpiWorld::join(ended)?;
-    let spare = args.threads.is_some_and(|threads| threads < world.processors().len());
-    let mode = match args.transport.comm_thread {
+    let spare = threads.is_some_and(|threads| threads < world.processors().len());
+    let mode = match args.comm_thread {
         CommThreadArg::Auto if spare => CommThread::Eager,
         CommThreadArg::Nap => CommThread::Napping,
         CommThreadArg::On => CommThread::Eager,
         CommThreadArg::Auto | CommThreadArg::Off => CommThread::Off,
     };
-    world.drive(mode, args.transport.deadline())?;
+    world.drive(mode, args.deadline())?;
     Ok(Arc::new(world))
 }
 
 #[cfg(not(feature = "mpi"))]
-fn world(_: &EngineArgs) -> Outcome<Arc<dyn World>> {
+fn world(_: &TransportArgs, _: Option<usize>) -> Outcome<Arc<dyn World>> {
     Err(Failure::request(
         "--transport mpi: this helix was built without MPI (the cargo feature `mpi`)",
     ))

@@ -25,6 +25,8 @@ mod with_mpi {
     use std::time::{Duration, Instant};
 
     const LIMIT: Duration = Duration::from_secs(60);
+    /// A probe takes a minute or two where other tests run.
+    const PROBE_LIMIT: Duration = Duration::from_secs(400);
     const PROMPT: &str = "'a prompt of some twenty tokens, more than a block'";
     /// A text that does not end before something is done to it.
     const LONG: &str = "run MODEL -p hello -n 100000 -c 120000 --ignore-eos -t 1 --precise";
@@ -155,6 +157,24 @@ mod with_mpi {
         let lines = |event: &&Value| event["pid"] == 2 && event["cat"] == "line";
         let events = trace["traceEvents"].as_array().expect("events");
         assert!(events.iter().filter(lines).count() > 100, "rank 2's lines");
+    }
+
+    #[test]
+    fn a_probe_of_processes_is_a_machine_for_the_planner() {
+        let path = directory().join("processes.toml");
+        let Some(mut command) = mpirun(3) else { return };
+        add(&mut command, &format!("probe --cores 1 --out {}", path.display()));
+        let output = within(command.spawn().expect("mpirun starts"), PROBE_LIMIT);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        let text = stdout(&output);
+        assert_eq!(text.matches("written to").count(), 1, "rank 0 alone says it: {text}");
+        let profile = std::fs::read_to_string(&path).expect("a profile");
+        for words in ["processes of one host", "ranks = 2", "ranks = 3", "all-reduce", "gather"] {
+            assert!(profile.contains(words), "{words}: {profile}");
+        }
+        let line = "plan --model MODEL -c 100 --ranks 1..3 --kv f16 --hardware";
+        let report = json(&format!("{line} {}", path.display()));
+        assert!(!report["front"].as_array().expect("a front").is_empty());
     }
 
     /// Two ranks of different lines.

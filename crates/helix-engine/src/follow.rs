@@ -4,6 +4,7 @@ use crate::clocks::ClockFit;
 use crate::comms::Comms;
 use crate::engine::{check_embedding, check_memory};
 use crate::local::LocalRanks;
+use crate::probe::collectives::take_part;
 use crate::protocol::{Command, Loaded, Time, step_bytes, write_step};
 use crate::rank::largest_messages;
 use crate::{EngineError, EngineOptions, RankCounters, RankTrace};
@@ -174,6 +175,9 @@ pub fn follow(
                 let options = EngineOptions { threads_per_rank: threads, ..options };
                 let layout = layout.to_owned();
                 serve(world, model, &layout, options, start, &mut message)?;
+            }
+            (Some(Command::Probe), _) => {
+                take_part(&**world, patience)?;
             }
             (Some(Command::Clock), _) => {
                 Time::since(start).write(&mut message);

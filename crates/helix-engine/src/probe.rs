@@ -5,19 +5,20 @@
 //! It lives here because no other crate has all three at hand.
 
 mod attention;
-mod collectives;
+pub(crate) mod collectives;
 mod overheads;
 mod products;
 mod sample;
 
 use crate::EngineError;
 pub use attention::AttentionRate;
-pub use collectives::CollectiveTime;
-use helix_comm::Team;
+pub use collectives::{CollectiveTime, ProcessTimes};
+use helix_comm::{Team, World};
 use helix_kernels::probe::read_bandwidth;
 pub use overheads::Overheads;
 pub use products::ProductRate;
 pub use sample::Sample;
+use std::time::Duration;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -61,8 +62,27 @@ pub struct Findings {
     pub attention: Vec<AttentionRate>,
     /// By threads.
     pub overheads: Overheads,
-    /// By kind, ranks and bytes.
-    pub collectives: Vec<CollectiveTime>,
+    /// Between ranks.
+    pub collectives: Collectives,
+}
+
+/// How long collectives take, between what.
+#[derive(Clone, Debug)]
+pub enum Collectives {
+    /// Threads of one process: by kind, ranks and bytes.
+    Threads(Vec<CollectiveTime>),
+    /// Processes.
+    Processes(ProcessTimes),
+}
+
+impl Collectives {
+    /// Of ranks 0 and on, by kind, ranks and bytes.
+    pub fn groups(&self) -> &[CollectiveTime] {
+        match self {
+            Collectives::Threads(times) => times,
+            Collectives::Processes(times) => &times.groups,
+        }
+    }
 }
 
 /// Bytes that are read over and over, as parts of the caches: from well inside to well outside.
@@ -86,16 +106,26 @@ impl ProbeOptions {
 }
 
 /// Measures all parts; `progress` is told what comes next, and how many parts of [`PARTS`] it is.
+/// Collectives are measured between the processes of a world, of which this one is rank 0 and the
+/// others [`follow`](crate::follow), if there is one; otherwise between threads.
 ///
 /// # Errors
-/// There is no memory for what is to be read, or the system refuses a thread.
-pub fn run(options: &ProbeOptions, progress: &dyn Fn(&str, u64)) -> Result<Findings, EngineError> {
+/// There is no memory for what is to be read, the system refuses a thread, or processes lost each
+/// other.
+pub fn run(
+    options: &ProbeOptions,
+    world: Option<(&dyn World, Duration)>,
+    progress: &dyn Fn(&str, u64),
+) -> Result<Findings, EngineError> {
     progress("reads", 0);
     let reads = reads(options);
     progress("overheads", 5);
     let overheads = overheads::measure(options)?;
     progress("collectives", 5);
-    let collectives = collectives::measure(options)?;
+    let collectives = match world {
+        None => Collectives::Threads(collectives::measure(options)?),
+        Some((world, patience)) => Collectives::Processes(collectives::lead(world, patience)?),
+    };
     progress("products: packing", 10);
     let products = products::measure(options, progress)?;
     progress("attention: filling", 10);

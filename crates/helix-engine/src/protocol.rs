@@ -30,6 +30,8 @@ pub(crate) enum Command<'a> {
     ResetCounters,
     /// Answered by the rank's counters.
     Counters,
+    /// Take part in the collectives that are measured.
+    Probe,
     /// Answered by a [`Time`].
     Clock,
     /// Answered by the messages of [`RankTrace::write`](crate::RankTrace).
@@ -93,6 +95,7 @@ const STOP: u64 = 7;
 const QUIT: u64 = 8;
 const CLOCK: u64 = 9;
 const TRACE: u64 = 10;
+const PROBE: u64 = 11;
 
 impl<'a> Command<'a> {
     /// Writes it over what `message` held.
@@ -116,6 +119,7 @@ impl<'a> Command<'a> {
             Command::Counters => put(message, [COUNTERS]),
             Command::Clock => put(message, [CLOCK]),
             Command::Trace => put(message, [TRACE]),
+            Command::Probe => put(message, [PROBE]),
             Command::Stop => put(message, [STOP]),
             Command::Quit => put(message, [QUIT]),
         }
@@ -143,6 +147,7 @@ impl<'a> Command<'a> {
             [COUNTERS] => Command::Counters,
             [CLOCK] => Command::Clock,
             [TRACE] => Command::Trace,
+            [PROBE] => Command::Probe,
             [STOP] => Command::Stop,
             [QUIT] => Command::Quit,
             _ => return None,
@@ -414,6 +419,7 @@ mod tests {
             Command::Counters,
             Command::Clock,
             Command::Trace,
+            Command::Probe,
             Command::Stop,
             Command::Quit,
         ];

@@ -1,6 +1,6 @@
 //! `helix probe`.
 
-use super::{OutputArgs, between};
+use super::{OutputArgs, TransportArgs, between};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -10,6 +10,8 @@ use std::path::PathBuf;
     else does: every figure is a median over repetitions, and their spread is printed, but a \
     neighbour that never rests is part of the machine as far as anyone can tell.\n\n\
     The file is one that helix plan --hardware and helix bench --compare-plan read.\n\n\
+    Under mpirun, with --transport mpi, collectives are measured between the processes that it has\n\
+    started, and everything else on the machine of rank 0.\n\n\
     Example:\n  helix probe --out machine.toml && helix bench model.gguf --compare-plan machine.toml")]
 pub struct ProbeArgs {
     /// The file to write
@@ -21,6 +23,8 @@ pub struct ProbeArgs {
     /// Cores to measure with [default: all that this process may use]
     #[arg(long, value_name = "N", value_parser = between(1, 1024))]
     pub cores: Option<usize>,
+    #[command(flatten)]
+    pub transport: TransportArgs,
     #[command(flatten)]
     pub output: OutputArgs,
 }

@@ -7,6 +7,7 @@ mod report;
 use crate::args::ProbeArgs;
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
+use crate::processes::Ranks;
 use crate::{output, setup};
 use anyhow::anyhow;
 use helix_engine::probe::{self, ProbeOptions};
@@ -25,7 +26,7 @@ struct Document<'a> {
 }
 
 /// Runs the command.
-pub fn run(args: ProbeArgs) -> Outcome {
+pub fn run(args: ProbeArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let cores = args.cores.unwrap_or_else(setup::cores);
     if cores > setup::cores() {
@@ -41,6 +42,7 @@ pub fn run(args: ProbeArgs) -> Outcome {
     {
         return Err(Failure::request(format!("--out: there is no folder {}", folder.display())));
     }
+    ranks.agree_without_a_model()?;
     let begun = Instant::now();
     let options = ProbeOptions {
         cores,
@@ -49,7 +51,9 @@ pub fn run(args: ProbeArgs) -> Outcome {
         memory_bytes: host::available_memory().map_or(1 << 30, |bytes| bytes / 4),
     };
     let bar = console.bar("probe", probe::PARTS, Unit::Count("parts"));
-    let findings = probe::run(&options, &|what, done| {
+    let world = ranks.world().filter(|world| world.size() > 1);
+    let world = world.map(|world| (&**world, args.transport.deadline()));
+    let findings = probe::run(&options, world, &|what, done| {
         bar.add(done);
         bar.message(what.to_owned());
     });

@@ -3,7 +3,7 @@
 use crate::figures::rounded;
 use helix_comm::Collective as Kind;
 use helix_engine::probe::{
-    self, AttentionRate, CollectiveTime, Findings, ProductRate, ReadRate, Sample,
+    self, AttentionRate, CollectiveTime, Collectives, Findings, ProductRate, ReadRate, Sample,
 };
 use helix_kernels::Format;
 use helix_plan::machine::profile::{
@@ -28,10 +28,10 @@ pub fn of(findings: &Findings, name: String, cores: usize, memory: Option<usize>
         overhead: overhead(findings, cores),
         cores: Some(of_cores(findings, cores)),
         cache: Some(cache(&findings.reads)),
-        level: vec![level(&findings.collectives)],
+        level: levels(&findings.collectives),
         matvec: matvec(&findings.products),
         attention: attention(&findings.attention),
-        collective: collectives(&findings.collectives),
+        collective: collectives(findings.collectives.groups()),
     }
 }
 
@@ -148,8 +148,26 @@ fn cache(reads: &[ReadRate]) -> Cache {
     }
 }
 
+/// The links between ranks, the nearest first.
+fn levels(collectives: &Collectives) -> Vec<Level> {
+    let times = match collectives {
+        Collectives::Threads(times) => return vec![level("threads of one process", None, times)],
+        Collectives::Processes(times) => times,
+    };
+    let of_one_host = "processes of one host";
+    match (times.far.is_empty(), times.near) {
+        (true, _) => vec![level(of_one_host, None, &times.groups)],
+        // The first two ranks are on different hosts.
+        (false, 1) => vec![level("processes of different hosts", None, &times.groups)],
+        (false, near) => vec![
+            level(of_one_host, Some(near), &times.groups),
+            level("processes of different hosts", None, &times.far),
+        ],
+    }
+}
+
 /// LogGP's parameters, of the all-to-all of two ranks: each sends one message.
-fn level(times: &[CollectiveTime]) -> Level {
+fn level(name: &str, ranks: Option<usize>, times: &[CollectiveTime]) -> Level {
     let of_two = |time: &&CollectiveTime| time.ranks == 2 && time.collective == Kind::AllToAll;
     let times: Vec<&CollectiveTime> = times.iter().filter(of_two).collect();
     let (small, large) = (times[0], times[times.len() - 1]);
@@ -158,8 +176,8 @@ fn level(times: &[CollectiveTime]) -> Level {
     let seconds = (large.seconds.median - small.seconds.median).max(1e-9);
     let gb_s = (large.bytes - small.bytes) as f64 / seconds / 1e9;
     Level {
-        name: "threads of one process".to_owned(),
-        ranks: None,
+        name: name.to_owned(),
+        ranks,
         latency_us: Quantity::sourced(digits(us / 2.0), source("half")),
         overhead_us: Quantity::sourced(digits(us / 4.0), source("a quarter, at each end,")),
         gap_us: Quantity::sourced(0.0, "members read each other's messages where they lie"),

@@ -56,7 +56,7 @@ pub fn rows(findings: &Findings) -> Vec<Row> {
             format!("attention over {kv} {kind} {place}, {queries} queries, {threads} threads");
         add(what, GB_S, rate.rate, 1e-9);
     }
-    for time in &findings.collectives {
+    for time in findings.collectives.groups() {
         let (collective, ranks, bytes) = (time.collective, time.ranks, time.bytes);
         add(format!("{collective} of {bytes} bytes, {ranks} ranks"), US, time.seconds, 1e6);
     }
