@@ -9,6 +9,8 @@ use helix_engine::{EngineError, dismiss, follow, round_trips};
 use helix_layout::Layout;
 use helix_model::Model;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,9 +197,23 @@ impl Hello {
 
 /// The version of this program, and a digest of its file: builds differ.
 fn program() -> String {
-    let file = std::env::current_exe().and_then(std::fs::read);
-    let digest = file.map_or(0, |bytes| helix_model::digest(&bytes));
-    format!("helix {} ({digest:016x})", env!("CARGO_PKG_VERSION"))
+    let digest = std::env::current_exe().and_then(File::open).and_then(file_digest);
+    let digest = digest.map_or_else(|why| why.to_string(), |digest| format!("{digest:016x}"));
+    format!("helix {} ({digest})", env!("CARGO_PKG_VERSION"))
+}
+
+/// A digest of what `file` has, read piece by piece: a program may be larger than what is free.
+fn file_digest(mut file: File) -> io::Result<u64> {
+    const PIECE: u64 = 1 << 20;
+    let (mut digest, mut piece) = (0u64, Vec::new());
+    loop {
+        piece.clear();
+        piece.extend_from_slice(&digest.to_le_bytes());
+        if file.by_ref().take(PIECE).read_to_end(&mut piece)? == 0 {
+            return Ok(digest);
+        }
+        digest = helix_model::digest(&piece);
+    }
 }
 
 #[cfg(feature = "mpi")]
