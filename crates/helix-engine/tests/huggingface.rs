@@ -38,10 +38,10 @@ fn prompts(answers: &Path) -> Vec<Prompt> {
     (0..2).map(prompt).collect()
 }
 
-/// Every fixture: a directory, or a GGUF file of the same weights.
+/// Every fixture: a directory, or a GGUF file of the same weights, also as converters once wrote it.
 fn fixtures(name: &str) -> Vec<(String, Arc<Model>, Vec<Prompt>)> {
     let mut all = Vec::new();
-    for path in [directory(name), directory(&format!("{name}.gguf"))] {
+    for path in ["", ".gguf", "-older.gguf"].map(|end| directory(&format!("{name}{end}"))) {
         if path.exists() {
             let model = Model::open(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
             let answers = directory(&format!("{name}.safetensors"));

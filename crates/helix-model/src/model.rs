@@ -65,12 +65,13 @@ impl Model {
 
     /// The format that a tensor's shards are held in.
     pub(crate) fn packed_format(&self, name: &str, tensor: &Tensor<'_>) -> Format {
-        let Some(format) = self.quantise else { return tensor.format };
-        if tensor.format.is_quantized() || name.ends_with("ffn_gate_inp.weight") {
-            return tensor.format;
+        let cut = tensor.cut_format();
+        let Some(format) = self.quantise else { return cut };
+        if cut.is_quantized() || name.ends_with("ffn_gate_inp.weight") {
+            return cut;
         }
         let fits = |format: &Format| tensor.cols.is_multiple_of(format.block_len());
-        [format, Format::Q8_0].into_iter().find(fits).unwrap_or(tensor.format)
+        [format, Format::Q8_0].into_iter().find(fits).unwrap_or(cut)
     }
 
     /// The sizes that decide how the model can be cut.
@@ -82,7 +83,7 @@ impl Model {
         let &Config { layers, hidden, q_heads, kv_heads, head_dim, value_dim, vocab, .. } = config;
         let (experts, dense): (Vec<usize>, Vec<usize>) =
             (0..layers).partition(|&layer| config.moe(layer).is_some());
-        let block = |layers: &[usize], suffix: &str, part: Option<usize>| {
+        let block_of = |layers: &[usize], suffix: &str, part: Option<usize>| {
             let block = |&layer: &usize| {
                 let name = layer_tensor(layer, suffix);
                 let tensor = self.source.tensor(config, &name, part);
@@ -91,17 +92,22 @@ impl Model {
             };
             layers.iter().map(block).max().unwrap_or(1)
         };
-        let out_block = block(&dense, "attn_output.weight", None);
+        let block = |layers: &[usize], suffix: &str| block_of(layers, suffix, None);
+        let out_block = block(&dense, "attn_output.weight");
         let moe = config.moe.as_ref().filter(|_| !experts.is_empty()).map(|moe| MoeShape {
             layers: experts.len(),
             experts: moe.experts,
             top_k: moe.routing.top_k,
             ffn: moe.ffn,
-            block: block(&experts, "ffn_down_exps.weight", Some(0)),
+            // Experts that have tensors of their own may be of several formats.
+            block: (0..moe.experts)
+                .map(|expert| block_of(&experts, "ffn_down_exps.weight", Some(expert)))
+                .max()
+                .unwrap_or(1),
             shared_ffn: moe.shared_ffn,
             shared_block: match moe.shared_ffn {
                 0 => 1,
-                _ => block(&experts, "ffn_down_shexp.weight", None),
+                _ => block(&experts, "ffn_down_shexp.weight"),
             },
         });
         let mla = config.mla.map(|mla| {
@@ -117,8 +123,8 @@ impl Model {
             value_dim,
             ffn: if dense.is_empty() { 0 } else { config.ffn },
             vocab,
-            out_block: out_block.max(block(&experts, "attn_output.weight", None)),
-            ffn_block: block(&dense, "ffn_down.weight", None),
+            out_block: out_block.max(block(&experts, "attn_output.weight")),
+            ffn_block: block(&dense, "ffn_down.weight"),
             mla,
             moe,
         }

@@ -3,15 +3,17 @@
 //! Both are asked by GGUF's names. A name is looked up, its type and shape are checked, and what
 //! comes out is a [`Tensor`] whose bytes have not been touched.
 
-use std::borrow::Cow;
+mod gguf;
 
 use helix_kernels::Format;
+
+pub(crate) use gguf::of_gguf;
 
 use crate::ModelError;
 use crate::arch::names::{OUTER, Part, Place, USUAL};
 use crate::arch::tensors::Slot;
 use crate::config::{Config, Mla};
-use crate::gguf::{GgmlType, Gguf, TensorInfo};
+use crate::gguf::Gguf;
 use crate::huggingface::{Directory, Located};
 use crate::tensor::{FP4_BLOCK, Order, SCALE_BLOCK, ScaleGrid, Tensor};
 
@@ -31,7 +33,7 @@ impl Source {
         part: Option<usize>,
     ) -> Result<Tensor<'_>, ModelError> {
         match self {
-            Source::Gguf(gguf) => of_gguf(gguf, &renamed(config, name), part),
+            Source::Gguf(gguf) => gguf::tensor(gguf, config, name, part),
             Source::HuggingFace(directory) => of_directory(directory, config, name, part),
         }
     }
@@ -45,12 +47,7 @@ impl Source {
         known: &mut dyn FnMut(&str),
     ) -> Result<(), ModelError> {
         match self {
-            Source::Gguf(gguf) => {
-                let name = renamed(config, name);
-                let expected: Vec<usize> = slot.dims.iter().copied().chain(slot.parts).collect();
-                check_gguf(gguf, &name, &expected)?;
-                known(&name);
-            }
+            Source::Gguf(gguf) => gguf::check(gguf, config, name, slot, known)?,
             Source::HuggingFace(directory) => {
                 for part in 0..slot.parts.unwrap_or(1) {
                     let part = slot.parts.map(|_| part);
@@ -79,72 +76,33 @@ impl Source {
     }
 }
 
-// ---- GGUF
-
-/// The name in a file whose architecture has its own.
-fn renamed<'a>(config: &Config, name: &'a str) -> Cow<'a, str> {
-    let renames = config.family().gguf.renames;
-    let (layer, suffix) = split(name);
-    match (layer, renames.iter().find(|(ours, _)| *ours == suffix)) {
-        (Some(layer), Some((_, theirs))) => format!("blk.{layer}.{theirs}").into(),
-        _ => name.into(),
-    }
-}
-
 /// A layer's number and what follows it; names outside layers have no number.
 fn split(name: &str) -> (Option<&str>, &str) {
     let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
     layer.map_or((None, name), |(layer, suffix)| (Some(layer), suffix))
 }
 
-fn check_gguf(gguf: &Gguf, name: &str, expected: &[usize]) -> Result<(), ModelError> {
-    let tensor = gguf.tensor(name).ok_or_else(|| missing(name, format!("{expected:?}")))?;
-    let equal = tensor.dims.iter().copied().eq(expected.iter().map(|&dim| dim as u64));
-    if !equal {
-        return Err(ModelError::TensorShape {
-            name: name.to_owned(),
-            found: tensor.shape(),
-            expected: format!("{expected:?}"),
-        });
-    }
-    format_of(tensor).map(drop)
-}
-
 fn missing(name: &str, expected: String) -> ModelError {
     ModelError::MissingTensor { name: name.to_owned(), expected }
 }
 
-/// A tensor of a file, or its last extent's `part`.
-pub(crate) fn of_gguf<'a>(
-    gguf: &'a Gguf,
-    name: &str,
-    part: Option<usize>,
-) -> Result<Tensor<'a>, ModelError> {
-    let info = gguf.tensor(name).ok_or_else(|| missing(name, String::new()))?;
-    let format = format_of(info)?;
-    let mut data = gguf.data(info);
-    let mut outer = &info.dims[1..];
-    if let (Some(part), Some((&parts, rest))) = (part, outer.split_last()) {
-        let bytes = data.len() / parts as usize;
-        data = &data[part * bytes..(part + 1) * bytes];
-        outer = rest;
+/// The matrix of one head in one from latents to the keys and values of all, `whole`, whose rows
+/// are `[heads, nope + value]`. The one that makes keys is turned: it is queries that are multiplied
+/// by it.
+fn head_of<'a>(whole: Tensor<'a>, mla: &Mla, head: usize, keys: bool) -> Tensor<'a> {
+    let &Mla { kv_lora, nope, value, .. } = mla;
+    let first = head * (nope + value);
+    if keys {
+        let order = Order::Strided { start: first * kv_lora, row: 1, col: kv_lora, of: kv_lora };
+        Tensor { rows: kv_lora, cols: nope, order, ..whole }
+    } else {
+        Tensor { rows: value, order: Order::Rows { first: first + nope }, ..whole }
     }
-    let cols = info.dims[0] as usize;
-    let rows = outer.iter().product::<u64>() as usize;
-    debug_assert_eq!(format.row_bytes(cols).map(|bytes| bytes * rows), Some(data.len()));
-    let order = Order::Rows { first: 0 };
-    Ok(Tensor { name: &info.name, format, rows, cols, data, order, scales: None })
 }
 
-/// The kernels' name for a tensor's type, if they have one.
-fn format_of(info: &TensorInfo) -> Result<Format, ModelError> {
-    let ggml_type: &'static GgmlType = info.ggml_type;
-    let known = Format::GGML.into_iter().find(|format| format.name() == ggml_type.name);
-    known.ok_or_else(|| ModelError::UnsupportedType {
-        name: info.name.clone(),
-        ggml_type: ggml_type.name,
-        supported: Format::GGML.map(Format::name).join(", "),
-    })
+/// Rows and columns of the matrix whose heads [`head_of`] takes.
+fn heads_shape(heads: usize, mla: &Mla) -> [usize; 2] {
+    [heads * (mla.nope + mla.value), mla.kv_lora]
 }
 
 // ---- Hugging Face
@@ -174,8 +132,13 @@ fn of_directory<'a>(
         Place::Fused(theirs, outputs) => fused(directory, &full(theirs), outputs, part),
         Place::KeysOf(theirs) | Place::ValuesOf(theirs) => {
             let mla = config.mla.as_ref().ok_or_else(|| missing(name, String::new()))?;
-            let keys = matches!(place, Place::KeysOf(_));
-            head_of(directory, &full(theirs), config.q_heads, mla, part, keys)
+            let whole = whole(directory, &full(theirs))?;
+            let (found, expected) = ([whole.rows, whole.cols], heads_shape(config.q_heads, mla));
+            if found != expected {
+                let (_, located) = find(directory, whole.name)?;
+                return Err(shape_error(whole.name, located, format!("{expected:?}")));
+            }
+            Ok(head_of(whole, mla, part, matches!(place, Place::KeysOf(_))))
         }
     }
 }
@@ -295,35 +258,6 @@ fn fused_fp4<'a>(
         data: of_part(located, all * row_blocks * 16),
         order: Order::Fp4 { exponents, first, step },
         scales: None,
-    })
-}
-
-/// A head's part of the matrix from latents to keys and values. The one that makes keys is turned:
-/// it is queries that are multiplied by it.
-fn head_of<'a>(
-    directory: &'a Directory,
-    name: &str,
-    heads: usize,
-    mla: &Mla,
-    head: usize,
-    keys: bool,
-) -> Result<Tensor<'a>, ModelError> {
-    let (name, located) = find(directory, name)?;
-    let format = dtype_format(name, located)?;
-    let &Mla { kv_lora, nope, value, .. } = mla;
-    let expected = [heads * (nope + value), kv_lora];
-    if located.entry.shape != expected {
-        return Err(shape_error(name, located, format!("{expected:?}")));
-    }
-    let scales = scales(directory, name, format, expected[0], kv_lora)?;
-    let data = directory.data(located);
-    let first = head * (nope + value);
-    Ok(if keys {
-        let order = Order::Strided { start: first * kv_lora, row: 1, col: kv_lora, of: kv_lora };
-        Tensor { name, format, rows: kv_lora, cols: nope, data, order, scales }
-    } else {
-        let order = Order::Rows { first: first + nope };
-        Tensor { name, format, rows: value, cols: kv_lora, data, order, scales }
     })
 }
 

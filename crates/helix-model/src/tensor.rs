@@ -141,32 +141,18 @@ impl<'a> Tensor<'a> {
                 rows: first + rows.start..first + rows.end,
                 cols,
             },
-            Order::Strided { start, row, col, of } => {
+            Order::Strided { start, row, col, .. } => {
+                let (height, width) = (rows.len(), cols.len());
+                if self.scales.is_some() || self.format.is_quantized() {
+                    let values = self.turned(rows, cols);
+                    let data = values.into_iter().flat_map(f32::to_le_bytes).collect();
+                    return Cut::owned(Format::F32, data, height, width);
+                }
                 let size = self.format.block_bytes();
                 let places =
-                    rows.clone().flat_map(|r| cols.clone().map(move |c| start + r * row + c * col));
-                match self.scales {
-                    None => {
-                        let data = places.flat_map(|at| &self.data[at * size..][..size]);
-                        let data = data.copied().collect();
-                        Cut::owned(self.format, data, rows.len(), cols.len())
-                    }
-                    // Blocks of a part that is turned need not be blocks any more.
-                    Some(scales) => {
-                        let grid = scales.values();
-                        let scale = |at: usize| {
-                            let (row, col) = (at / of / SCALE_BLOCK, at % of / SCALE_BLOCK);
-                            grid[row * scales.cols + col]
-                        };
-                        let mut data = Vec::with_capacity(rows.len() * cols.len() * 4);
-                        for at in places {
-                            let mut value = [0.0];
-                            dequantize(self.format, &self.data[at * size..][..size], &mut value);
-                            data.extend((value[0] * scale(at)).to_le_bytes());
-                        }
-                        Cut::owned(Format::F32, data, rows.len(), cols.len())
-                    }
-                }
+                    rows.flat_map(|r| cols.clone().map(move |c| start + r * row + c * col));
+                let data = places.flat_map(|at| &self.data[at * size..][..size]).copied();
+                Cut::owned(self.format, data.collect(), height, width)
             }
             Order::Fp4 { exponents, first, step } => {
                 let blocks = cols.start / FP4_BLOCK..cols.end / FP4_BLOCK;
@@ -185,6 +171,45 @@ impl<'a> Tensor<'a> {
         }
     }
 
+    /// The values of a part that lies turned, row by row: its blocks and scales would run down its
+    /// columns, and need not be whole.
+    fn turned(&self, rows: Range<usize>, cols: Range<usize>) -> Vec<f32> {
+        let Order::Strided { start, row, col, of } = self.order else {
+            unreachable!("{} does not lie turned", self.name)
+        };
+        let (len, size) = (self.format.block_len(), self.format.block_bytes());
+        let grid = self.scales.map(|scales| (scales.values(), scales.cols));
+        let scale = |at: usize| {
+            let place = |across| at / of / SCALE_BLOCK * across + at % of / SCALE_BLOCK;
+            grid.as_ref().map_or(1.0, |(values, across)| values[place(across)])
+        };
+        let mut all = vec![0.0; rows.len() * cols.len()];
+        let (Some(last), width) = (rows.clone().next_back(), cols.len()) else { return all };
+        let mut line = Vec::new();
+        for (index, c) in cols.enumerate() {
+            let at = |r: usize| start + r * row + c * col;
+            let blocks = at(rows.start) / len..at(last) / len + 1;
+            line.resize(blocks.len() * len, 0.0);
+            let data = &self.data[blocks.start * size..blocks.end * size];
+            dequantize(self.format, data, &mut line);
+            for (r, out) in rows.clone().zip(all[index..].iter_mut().step_by(width)) {
+                *out = line[at(r) - blocks.start * len] * scale(at(r));
+            }
+        }
+        all
+    }
+
+    /// The format that parts are held in, unless it is to be another. What lies turned cannot keep
+    /// its blocks: W_UK of older GGUF files becomes F16, which takes twice Q8_0's bytes and changes
+    /// values by 1/2048 of themselves at most; FP8's values are scaled by any f32, and become F32.
+    pub(crate) fn cut_format(&self) -> Format {
+        match (self.order, self.scales) {
+            (Order::Strided { .. }, Some(_)) => Format::F32,
+            (Order::Strided { .. }, None) if self.format.is_quantized() => Format::F16,
+            _ => self.format,
+        }
+    }
+
     /// As [`Tensor::cut`], in another format.
     pub(crate) fn cut_as(
         &self,
@@ -192,10 +217,10 @@ impl<'a> Tensor<'a> {
         rows: Range<usize>,
         cols: Range<usize>,
     ) -> Result<Cut<'a>, ModelError> {
-        if format == self.format {
-            return Ok(self.cut(rows, cols));
-        }
         let cut = self.cut(rows.clone(), cols);
+        if format == cut.format {
+            return Ok(cut);
+        }
         let width = cut.cols.len();
         let bytes = format.row_bytes(width).expect("columns are cut at this format's blocks");
         let mut data = vec![0; rows.len() * bytes];
@@ -211,10 +236,17 @@ impl<'a> Tensor<'a> {
         Ok(Cut::owned(format, data, rows.len(), width))
     }
 
-    /// Bytes on disk of rows `rows` and columns `cols`, scales apart.
-    pub(crate) fn part_bytes(&self, rows: usize, cols: usize) -> u64 {
-        let row = self.format.row_bytes(cols).expect("layouts cut between blocks");
-        row as u64 * rows as u64
+    /// Bytes on disk of the blocks that rows `rows` and columns `cols` lie in, scales apart.
+    pub(crate) fn part_bytes(&self, rows: &Range<usize>, cols: &Range<usize>) -> u64 {
+        let (lines, along, of) = match self.order {
+            Order::Strided { of, .. } => (cols.len(), rows, of),
+            Order::Rows { .. } | Order::Fp4 { .. } => (rows.len(), cols, self.cols),
+        };
+        // Where it is held in another format, the cut need not be one of the blocks on disk.
+        let block = self.format.block_len();
+        let (start, end) = (along.start / block * block, along.end.next_multiple_of(block).min(of));
+        let bytes = self.format.row_bytes(end.max(start) - start);
+        bytes.expect("whole blocks") as u64 * lines as u64
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where Hugging Face directories have the tensors that GGUF gives its names to.
+//! Where Hugging Face directories, and older GGUF files, have the tensors that today's GGUF names.
 
 /// Where a tensor of ours lies. Names are without `model.layers.N.`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,17 @@ pub(crate) enum Part {
     /// 1, 3, 5, …
     Odd,
 }
+
+/// Where older GGUF files have what current ones have in tensors of all experts or heads: Mixtral's
+/// from before April 2024 and DeepSeek's from before
+/// April 2025, whose W_UK and W_UV are one matrix. Names are without `blk.N.`. Source: llama.cpp's `llama-arch.cpp` of those times.
+pub(crate) const OLDER: [(&str, Place); 5] = [
+    ("ffn_gate_exps.weight", Place::Each("ffn_gate.{}.weight")),
+    ("ffn_up_exps.weight", Place::Each("ffn_up.{}.weight")),
+    ("ffn_down_exps.weight", Place::Each("ffn_down.{}.weight")),
+    ("attn_k_b.weight", Place::KeysOf("attn_kv_b.weight")),
+    ("attn_v_b.weight", Place::ValuesOf("attn_kv_b.weight")),
+];
 
 /// Outside layers; names are without `model.`, but for the head's.
 pub(crate) const OUTER: [(&str, &str); 3] = [

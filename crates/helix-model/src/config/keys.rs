@@ -327,17 +327,23 @@ impl<'a> Keys<'a> {
 
     /// Latent attention.
     pub(super) fn mla(&self) -> Result<Mla, ModelError> {
-        const KEY: &str = "attention.key_length_mla";
-        let key = self.size(KEY)?;
+        const HEADS: [&str; 2] = ["attention.key_length_mla", "attention.value_length_mla"];
+        // Older files, where W_UK and W_UV are one, have the heads' own lengths under the keys that
+        // say how long the cache's are in current ones.
+        const OLDER: [&str; 2] = ["attention.key_length", "attention.value_length"];
+        let older = self.gguf.metadata(&self.key(HEADS[0])).is_none()
+            && self.has_tensor("blk.0.attn_kv_b.weight");
+        let [key_length, value_length] = if older { OLDER } else { HEADS };
+        let key = self.size(key_length)?;
         let rope = self.size("rope.dimension_count")?;
         let kv_lora = self.size("attention.kv_lora_rank")?;
-        let value = self.size("attention.value_length_mla")?;
+        let value = self.size(value_length)?;
         if key <= rope || key.max(value).max(kv_lora) > MAX_HEAD {
             let problem = format!(
                 "it must be more than its {rope} rotary elements, and no extent of a head more \
                  than {MAX_HEAD}"
             );
-            return self.refuse(KEY, key, problem);
+            return self.refuse(key_length, key, problem);
         }
         let q_lora = self.optional_size("attention.q_lora_rank")?;
         Ok(Mla { q_lora, kv_lora, nope: key - rope, rope, value })

@@ -42,12 +42,7 @@ impl Shard {
 
     /// Bytes on disk.
     pub fn bytes(&self, model: &Model) -> Result<u64, ModelError> {
-        let tensor = self.tensor(model)?;
-        // Where it is quantised at load, the cut need not be one of the blocks on disk.
-        let block = tensor.format.block_len();
-        let (start, end) = (self.cols.start / block * block, self.cols.end);
-        let end = end.next_multiple_of(block).min(tensor.cols);
-        Ok(tensor.part_bytes(self.rows.len(), end.max(start) - start))
+        Ok(self.tensor(model)?.part_bytes(&self.rows, &self.cols))
     }
 }
 

@@ -11,6 +11,8 @@ use crate::gguf::GgmlType;
 use crate::synthetic::{self, Spec};
 use crate::tensor::Tensor;
 
+mod older;
+
 fn model(spec: &Spec) -> Model {
     Model::from_gguf_bytes(synthetic::gguf(spec, 7)).unwrap()
 }
