@@ -231,7 +231,7 @@ pub enum ModelError {
     },
     /// A directory without a tokenizer that is read.
     #[error(
-        "{path} has no tokenizer.json; `AutoTokenizer.from_pretrained(...).save_pretrained(...)` \
+        "{path} has neither tokenizer.json nor tiktoken.model; `AutoTokenizer.from_pretrained(...).save_pretrained(...)` \
          of transformers writes one"
     )]
     NoTokenizer {

@@ -1,8 +1,8 @@
 //! Text to tokens and back.
 //!
-//! A [`Tokenizer`] is built from a GGUF file's metadata or from a `tokenizer.json`. It gives the
-//! tokens that the model was trained on, which tests check against llama.cpp and Hugging Face's
-//! tokenizers. Two things it does more strictly than they do:
+//! A [`Tokenizer`] is built from a GGUF file's metadata, a `tokenizer.json` or a `tiktoken.model`. It
+//! gives the tokens that the model was trained on, which tests check against llama.cpp, Hugging Face's
+//! tokenizers and tiktoken. Two things it does more strictly than they do:
 //!
 //! - **Control tokens come from control.** `<|im_end|>` in a text is nine characters, not the end
 //!   of a turn, unless the caller says otherwise ([`Tokenizer::encode_with_control`]); inside a
@@ -20,11 +20,13 @@ mod merges;
 mod normal;
 mod pattern;
 mod pre;
+mod ranks;
 mod sentence_piece;
 mod specials;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tiktoken;
 mod vocabulary;
 
 use std::borrow::Cow;
@@ -36,7 +38,7 @@ pub use stream::StreamDecoder;
 pub use vocabulary::Vocabulary;
 
 use crate::{Gguf, ModelError};
-use byte_level::ByteLevel;
+use byte_level::{ByteLevel, Joins};
 use characters::Characters;
 use file::AddedToken;
 use merges::Merges;
@@ -85,7 +87,7 @@ impl Tokenizer {
                 let pre = PreTokenizer::named(vocabulary.pre()?)?;
                 let bos = pre.starts_with_bos();
                 let merges = Merges::new(&names, Merges::split(vocabulary.merges()?))?;
-                (Algorithm::ByteLevel(ByteLevel::new(pre, &names, merges)), bos)
+                (Algorithm::ByteLevel(ByteLevel::new(pre, &names, Joins::Listed(merges))), bos)
             }
             "llama" => {
                 let prefix = vocabulary.add_space_prefix.unwrap_or(true);

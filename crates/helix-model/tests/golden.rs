@@ -1,11 +1,11 @@
-//! Tokens against llama.cpp's, over awkward texts, in both directions.
+//! Tokens against llama.cpp's and tiktoken's, over awkward texts, in both directions.
 //!
-//! `golden/generate.py` wrote the expectations. Two small vocabularies are in the repository; the
+//! `golden/generate.py` and `generate_tiktoken.py` wrote the expectations. Three small vocabularies are in the repository; the
 //! real one is checked when `HELIX_TEST_MODEL` names SmolLM2-135M-Instruct's GGUF file.
 
 use std::path::{Path, PathBuf};
 
-use helix_model::{Gguf, Tokenizer};
+use helix_model::{Gguf, Special, Tokenizer};
 use serde_json::Value;
 
 struct Expected {
@@ -33,9 +33,12 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 /// `lost` are characters that the vocabulary has no tokens for.
-fn check(model: &Path, lines: &str, lost: &[char]) {
+fn check_gguf(model: &Path, lines: &str, lost: &[char]) {
     let gguf = Gguf::open(model).unwrap();
-    let tokenizer = Tokenizer::from_gguf(&gguf).unwrap();
+    check(&Tokenizer::from_gguf(&gguf).unwrap(), lines, lost);
+}
+
+fn check(tokenizer: &Tokenizer, lines: &str, lost: &[char]) {
     for Expected { text, plain, with_control } in golden(lines) {
         assert_eq!(tokenizer.encode(&text, false), plain, "{text:?}");
         assert_eq!(tokenizer.encode_with_control(&text, false), with_control, "{text:?}");
@@ -49,12 +52,29 @@ fn check(model: &Path, lines: &str, lost: &[char]) {
 
 #[test]
 fn byte_level_tokens_equal_llama_cpps() {
-    check(&fixture("llama.gguf"), include_str!("golden/tiny-bpe.jsonl"), &[]);
+    check_gguf(&fixture("llama.gguf"), include_str!("golden/tiny-bpe.jsonl"), &[]);
 }
 
 #[test]
 fn sentence_piece_tokens_equal_llama_cpps() {
-    check(&fixture("mistral.gguf"), include_str!("golden/tiny-spm.jsonl"), &[]);
+    check_gguf(&fixture("mistral.gguf"), include_str!("golden/tiny-spm.jsonl"), &[]);
+}
+
+#[test]
+fn ranked_tokens_equal_tiktokens() {
+    let config = include_str!("golden/tiktoken/tokenizer_config.json");
+    let config: Value = serde_json::from_str(config).unwrap();
+    let special = Special {
+        bos: Some("[BOS]".to_owned()),
+        eos: Some("[EOS]".to_owned()),
+        ends: vec![602],
+        ..Special::default()
+    };
+    let model = include_str!("golden/tiktoken/tiktoken.model");
+    let tokenizer = Tokenizer::from_tiktoken(model, &config, None, &special).unwrap();
+    check(&tokenizer, include_str!("golden/tiny-tiktoken.jsonl"), &[]);
+    assert_eq!((tokenizer.vocab(), tokenizer.ends()), (610, &[601, 602][..]));
+    assert_eq!(tokenizer.encode("a", true), [97], "Kimi's texts have nothing before and after");
 }
 
 #[test]
@@ -64,5 +84,5 @@ fn smollm2_tokens_equal_llama_cpps() {
         return;
     };
     let lost = ['\u{4}', '\u{6}'];
-    check(Path::new(&model), include_str!("golden/smollm2.jsonl"), &lost);
+    check_gguf(Path::new(&model), include_str!("golden/smollm2.jsonl"), &lost);
 }

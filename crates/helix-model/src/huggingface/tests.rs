@@ -534,12 +534,52 @@ fn dtypes_that_no_kernel_reads_are_named() {
     copy.refused("is I32, and F32, F16, BF16");
 }
 
+/// As Kimi-K2's directories come: no `tokenizer.json`, and the pattern in a file of Python.
+#[test]
+fn a_directory_may_have_ranks() {
+    let copy = Copy::of("deepseek-v3");
+    fs::remove_file(copy.path("tokenizer.json")).unwrap();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tiktoken");
+    for name in ["tiktoken.model", "tokenizer_config.json"] {
+        fs::copy(golden.join(name), copy.path(name)).unwrap();
+    }
+    let generation = r#"{"eos_token_id": 602}"#;
+    fs::write(copy.path("generation_config.json"), generation).unwrap();
+    let tokenizer = || copy.open().unwrap().tokenizer();
+    let encode = || tokenizer().unwrap().encode_with_control("[BOS]\u{4f60}<|im_end|>", true);
+    let tokens = encode();
+    assert_eq!((tokens[0], tokens[tokens.len() - 1]), (600, 602));
+    assert!(tokenizer().unwrap().is_end(602) && tokenizer().unwrap().is_end(601));
+
+    let code = |first: &str| {
+        let tail = r#"r"""\p{N}{1,3}""", r""" ?[^\s\p{L}\p{N}]+[\r\n]*""", r"""\s*[\r\n]+""",
+            r"""\s+(?!\S)""", r"""\s+""",
+        ]) # r"""more""""#;
+        let upper = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]";
+        let lower = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]";
+        let (lead, suffix) = (r"[^\r\n\p{L}\p{N}]?", "(?i:'s|'t|'re|'ve|'m|'ll|'d)?");
+        format!(
+            "x = r\"\"\"docs\"\"\"\npat_str = \"|\".join([\n{first},\nr\"\"\"{lead}{upper}*{lower}+\
+             {suffix}\"\"\",\nr\"\"\"{lead}{upper}+{lower}*{suffix}\"\"\",\n{tail}\n"
+        )
+    };
+    let python = copy.path("tokenization_kimi.py");
+    fs::write(&python, code(r#"r"""[\p{Han}]+""""#)).unwrap();
+    assert_eq!(encode(), tokens);
+    for other in [r#"r"""[\p{Hangul}]+""""#, r#"r"""[\p{Han}]+""", r"""a""""#, "r\"a\""] {
+        fs::write(&python, code(other)).unwrap();
+        let error = tokenizer().unwrap_err().to_string();
+        assert!(error.contains("and this is another"), "{error}");
+        assert!(error.contains("tiktoken.model: "), "{error}");
+    }
+}
+
 #[test]
 fn tokenizers_need_their_file() {
     let copy = Copy::of("qwen3");
     fs::remove_file(copy.path("tokenizer.json")).unwrap();
     let error = copy.open().unwrap().tokenizer().unwrap_err().to_string();
-    assert!(error.contains("has no tokenizer.json"), "{error}");
+    assert!(error.contains("has neither tokenizer.json nor tiktoken.model"), "{error}");
     let template = copy.open().unwrap().chat_template().unwrap();
     assert!(template.is_some());
     fs::remove_file(copy.path("chat_template.jinja")).unwrap();

@@ -7,23 +7,40 @@ use crate::tokenizer::Special;
 use crate::{ChatTemplate, ModelError, Tokenizer};
 
 const TOKENIZER: &str = "tokenizer.json";
+const TIKTOKEN: &str = "tiktoken.model";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const GENERATION: &str = "generation_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 
 impl Tokenizer {
-    /// The tokenizer of a directory: `tokenizer.json`, with what `tokenizer_config.json` and
-    /// `generation_config.json` say of the tokens that start and end a text.
+    /// The tokenizer of a directory: `tokenizer.json` or else `tiktoken.model`, with what
+    /// `tokenizer_config.json` and `generation_config.json` say of the tokens that start and end a
+    /// text.
     pub(crate) fn from_directory(directory: &Directory) -> Result<Tokenizer, ModelError> {
-        let Some(json) = directory.text(TOKENIZER)? else {
-            return Err(ModelError::NoTokenizer { path: directory.path().to_owned() });
-        };
         let config = directory.json(TOKENIZER_CONFIG)?.unwrap_or_default();
         let ends = end_tokens(directory)?;
         let special = special(&config, ends)
             .map_err(|error| error.in_file(&directory.file(TOKENIZER_CONFIG)))?;
-        let tokenizer = Tokenizer::from_json(json.as_bytes(), &special);
-        tokenizer.map_err(|error| ModelError::from(error).in_file(&directory.file(TOKENIZER)))
+        let (file, tokenizer) = if let Some(json) = directory.text(TOKENIZER)? {
+            (TOKENIZER, Tokenizer::from_json(json.as_bytes(), &special))
+        } else if let Some(model) = directory.text(TIKTOKEN)? {
+            let code = code(directory, &config)?;
+            (TIKTOKEN, Tokenizer::from_tiktoken(&model, &config, code.as_deref(), &special))
+        } else {
+            return Err(ModelError::NoTokenizer { path: directory.path().to_owned() });
+        };
+        tokenizer.map_err(|error| ModelError::from(error).in_file(&directory.file(file)))
+    }
+}
+
+/// The Python file with a tokenizer's class, if it is in the directory.
+fn code(directory: &Directory, config: &Value) -> Result<Option<String>, ModelError> {
+    let class = config.pointer("/auto_map/AutoTokenizer/0").and_then(Value::as_str);
+    match class.and_then(|class| class.split_once('.')) {
+        Some((module, _)) if module.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => {
+            directory.text(&format!("{module}.py"))
+        }
+        _ => Ok(None),
     }
 }
 

@@ -146,6 +146,28 @@ pub enum TokenizerError {
         /// What and where.
         problem: String,
     },
+    /// A line of `tiktoken.model` that is no token and its rank.
+    #[error("line {line}: {problem}")]
+    Rank {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Ranks that are not 0, 1, 2, …
+    #[error("ranks go from 0 on, each once, and {found} stands in the place of {expected}")]
+    RankGap {
+        /// The first rank that is missing.
+        expected: u32,
+        /// What is there, in order.
+        found: u32,
+    },
+    /// A byte that text may have, and no token is.
+    #[error("no token is the byte {byte:#04x} alone")]
+    NoByte {
+        /// The byte.
+        byte: u8,
+    },
     /// Two tokens with one number, or numbers with large gaps.
     #[error("token {text:?} has the number {id}, {problem}")]
     Number {

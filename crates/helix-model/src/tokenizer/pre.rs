@@ -28,6 +28,8 @@ enum Rule {
     Qwen35,
     /// As `Cl100k`, with case, and marks belonging to letters.
     Gpt4o,
+    /// As `Gpt4o`, with Chinese characters apart from other letters.
+    Kimi,
     Tekken,
     DeepseekLlm,
     DeepseekCoder,
@@ -64,7 +66,7 @@ const CL100K: Rule = Rule::Cl100k { digits: 3 };
 const QWEN2: Rule = Rule::Cl100k { digits: 1 };
 
 /// Source of names and flags: llama.cpp's converter and `llama-vocab.cpp`.
-const KNOWN: [Named; 62] = [
+const KNOWN: [Named; 63] = [
     named("default", Rule::Default),
     named("gpt-2", Rule::Gpt2),
     named("phi-2", Rule::Gpt2),
@@ -112,6 +114,7 @@ const KNOWN: [Named; 62] = [
     named("llama4", Rule::Gpt4o),
     named("kanana2", Rule::Gpt4o),
     named("minimax-m2", Rule::Gpt4o),
+    named(KIMI, Rule::Kimi),
     whole_after_bos("tekken", Rule::Tekken),
     named("deepseek-llm", Rule::DeepseekLlm),
     named("deepseek-coder", Rule::DeepseekCoder),
@@ -128,6 +131,9 @@ const KNOWN: [Named; 62] = [
     named("poro-chat", Rule::Bloom),
     named("viking", Rule::Viking),
 ];
+
+/// The name of Kimi's, which a directory's `tiktoken.model` has, too.
+pub(super) const KIMI: &str = "kimi-k2";
 
 /// The words of GPT-2, which `ByteLevel` in `tokenizer.json` means as well.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+";
@@ -160,10 +166,21 @@ impl Rule {
                 r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}",
                 r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+"
             ))],
-            Rule::Gpt4o => {
-                vec![Stage::words(&cased("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", r"\p{N}{1,3}"))]
-            }
-            Rule::Tekken => vec![Stage::words(&cased("", r"\p{N}"))],
+            Rule::Gpt4o => vec![Stage::words(&format!(
+                "{}{}",
+                cased(CONTRACTIONS, r"\p{N}{1,3}", ""),
+                r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+"
+            ))],
+            Rule::Kimi => vec![Stage::words(&format!(
+                r"[\p{{Han}}]+|{}{}",
+                cased(CONTRACTIONS, r"\p{N}{1,3}", r"&&[^\p{Han}]"),
+                r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+            ))],
+            Rule::Tekken => vec![Stage::words(&format!(
+                "{}{}",
+                cased("", r"\p{N}", ""),
+                r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+"
+            ))],
             Rule::DeepseekLlm => vec![
                 Stage::isolate(r"[\r\n]"),
                 Stage::isolate(&format!(r"\s?[{CASED_LETTERS}]+")),
@@ -203,15 +220,16 @@ impl Rule {
     }
 }
 
-/// Words cut where lower case is followed by upper case, with `suffix` after them.
-fn cased(suffix: &str, digits: &str) -> String {
-    let upper = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]";
-    let lower = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]";
+/// What may follow a word.
+const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
+
+/// Words cut where lower case is followed by upper case, with `suffix` after them, and `digits`. Of
+/// the letters, `without` takes some away.
+fn cased(suffix: &str, digits: &str, without: &str) -> String {
+    let upper = format!(r"[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}{without}]");
+    let lower = format!(r"[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}{without}]");
     let lead = r"[^\r\n\p{L}\p{N}]?";
-    format!(
-        "{lead}{upper}*{lower}+{suffix}|{lead}{upper}+{lower}*{suffix}|{digits}{}",
-        r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+"
-    )
+    format!("{lead}{upper}*{lower}+{suffix}|{lead}{upper}+{lower}*{suffix}|{digits}")
 }
 
 /// The letters with case that DeepSeek-LLM's `tokenizer.json` lists: not all that Unicode has.
@@ -420,6 +438,10 @@ mod tests {
         assert_eq!(pieces("qwen2", "x=12"), ["x", "=", "1", "2"]);
         assert_eq!(pieces("tekken", "fooBar ÉTÉété"), ["foo", "Bar", " ÉTÉété"]);
         assert_eq!(pieces("gpt-4o", "HTTPServer's"), ["HTTPServer's"]);
+        assert_eq!(
+            pieces("kimi-k2", "fooBar's漢字x1234"),
+            ["foo", "Bar's", "漢字", "x", "123", "4"]
+        );
         assert_eq!(pieces("deepseek-v3", "abc漢字1234"), ["abc", "漢字", "123", "4"]);
         assert_eq!(pieces("deepseek-coder", "a\r\nb  "), ["a", "\r", "\n", "b", "  "]);
     }
