@@ -1,7 +1,8 @@
 //! A communicator that fails as networks and processes do, by a seed.
 
 use crate::{Chunks, Collective, Comm, CommError, Counts, Pending};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// What goes wrong, and how often: one in so many collectives of a member; 0 for never.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,7 +22,21 @@ pub struct Faults {
 /// A communicator whose member is slow, unheard or dead at times that a seed decides.
 pub struct Faulty<C> {
     inner: C,
+    fate: Fate,
+    /// Collectives that were started.
+    started: u64,
+}
+
+/// What becomes of a rank: all its groups share it.
+#[derive(Clone, Debug)]
+pub struct Fate {
+    rank: usize,
     faults: Faults,
+    course: Arc<Mutex<Course>>,
+}
+
+#[derive(Debug)]
+struct Course {
     random: u64,
     state: State,
 }
@@ -34,18 +49,37 @@ enum State {
     Dead,
 }
 
-impl<C: Comm> Faulty<C> {
-    /// The member's faults depend on `seed` and its rank.
-    pub fn new(inner: C, faults: Faults, seed: u64) -> Faulty<C> {
-        let random = seed ^ (inner.rank() as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Faulty { inner, faults, random, state: State::Well }
+impl Fate {
+    /// The faults of rank `rank` depend on it and on `seed`.
+    pub fn new(rank: usize, faults: Faults, seed: u64) -> Fate {
+        let random = seed ^ (rank as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let course = Arc::new(Mutex::new(Course { random, state: State::Well }));
+        Fate { rank, faults, course }
     }
 
-    /// Whether something was done to it that ends it.
-    pub fn is_broken(&self) -> bool {
-        self.state != State::Well
+    /// Whether something was done to the rank that ends it.
+    pub fn is_sealed(&self) -> bool {
+        self.course().state != State::Well
     }
 
+    fn course(&self) -> MutexGuard<'_, Course> {
+        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn happens(&self, one_in: u64) -> bool {
+        one_in > 0 && self.course().random().is_multiple_of(one_in)
+    }
+
+    fn delay(&self) {
+        if self.happens(self.faults.delays) {
+            let nanos = u64::try_from(self.faults.longest_delay.as_nanos()).unwrap_or(u64::MAX);
+            let nanos = self.course().random() % nanos.max(1);
+            std::thread::sleep(Duration::from_nanos(nanos));
+        }
+    }
+}
+
+impl Course {
     /// The next number of a stream (Steele, Lea and Flood's SplitMix64).
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -54,32 +88,31 @@ impl<C: Comm> Faulty<C> {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
+}
 
-    fn happens(&mut self, one_in: u64) -> bool {
-        one_in > 0 && self.random().is_multiple_of(one_in)
-    }
-
-    fn delay(&mut self) {
-        if self.happens(self.faults.delays) {
-            let nanos = u64::try_from(self.faults.longest_delay.as_nanos()).unwrap_or(u64::MAX);
-            std::thread::sleep(Duration::from_nanos(self.random() % nanos.max(1)));
-        }
+impl<C: Comm> Faulty<C> {
+    /// A communicator of the rank whose fate it is.
+    pub fn new(inner: C, fate: Fate) -> Faulty<C> {
+        Faulty { inner, fate, started: 0 }
     }
 
     /// What happens as a collective starts; a dead or unheard member goes no further.
     fn before(&mut self, collective: Collective) -> Result<(), CommError> {
-        self.delay();
-        if self.state == State::Well && self.inner.size() > 1 {
-            if self.happens(self.faults.deaths) {
-                self.state = State::Dead;
-            } else if self.happens(self.faults.losses) {
-                self.state = State::Unheard;
+        let Fate { rank, faults, .. } = self.fate;
+        self.fate.delay();
+        if !self.fate.is_sealed() && self.inner.size() > 1 {
+            if self.fate.happens(faults.deaths) {
+                self.fate.course().state = State::Dead;
+            } else if self.fate.happens(faults.losses) {
+                self.fate.course().state = State::Unheard;
                 // Its own wait, for the others that wait for it.
-                std::thread::sleep(self.faults.deadline);
+                std::thread::sleep(faults.deadline);
             }
         }
-        let (rank, number, seconds) = (self.inner.rank(), 0, self.faults.deadline.as_secs());
-        match self.state {
+        let (number, seconds) = (self.started, faults.deadline.as_secs());
+        self.started += 1;
+        let state = self.fate.course().state;
+        match state {
             State::Well => Ok(()),
             State::Unheard => Err(CommError::Timeout { rank, collective, number, seconds }),
             State::Dead => Err(CommError::PeerFailed { rank, collective, number }),
@@ -140,13 +173,17 @@ impl<C: Comm> Comm for Faulty<C> {
         pending: Pending,
         read: impl FnOnce(Chunks<'_>) -> R,
     ) -> Result<R, CommError> {
-        self.delay();
+        self.fate.delay();
         self.inner.finish(pending, read)
+    }
+
+    fn landed(&self) -> Option<Instant> {
+        self.inner.landed()
     }
 
     /// The dead say nothing.
     fn abort(&self) {
-        if self.state != State::Dead {
+        if self.fate.course().state != State::Dead {
             self.inner.abort();
         }
     }

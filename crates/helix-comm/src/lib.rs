@@ -24,7 +24,7 @@ mod world;
 pub use comm::{Chunks, Collective, Comm, CommError, Counts, Pending};
 pub use counted::{Counted, Flight, Overlap, Traffic};
 pub use delay::Delay;
-pub use faulty::{Faults, Faulty};
+pub use faulty::{Fate, Faults, Faulty};
 pub use link::Link;
 pub use processors::{allowed_processors, share};
 pub use ring::Ring;

@@ -2,13 +2,15 @@
 
 #[cfg(feature = "mpi")]
 use crate::mpi::MpiComm;
-use crate::{Chunks, Comm, CommError, Counts, Pending, ThreadComm};
+use crate::{Chunks, Comm, CommError, Counts, Faulty, Pending, ThreadComm};
 use std::time::Instant;
 
 /// A [`Comm`] of either transport, so that what runs over it is one type.
 pub enum Link {
     /// Ranks of one process.
     Threads(ThreadComm),
+    /// The same, as they fail: for tests.
+    Faulty(Faulty<ThreadComm>),
     /// Ranks that are processes.
     #[cfg(feature = "mpi")]
     Mpi(MpiComm),
@@ -19,6 +21,7 @@ macro_rules! on {
     ($link:expr, $comm:ident => $call:expr) => {
         match $link {
             Link::Threads($comm) => $call,
+            Link::Faulty($comm) => $call,
             #[cfg(feature = "mpi")]
             Link::Mpi($comm) => $call,
         }
@@ -89,6 +92,12 @@ impl Comm for Link {
 impl From<ThreadComm> for Link {
     fn from(comm: ThreadComm) -> Link {
         Link::Threads(comm)
+    }
+}
+
+impl From<Faulty<ThreadComm>> for Link {
+    fn from(comm: Faulty<ThreadComm>) -> Link {
+        Link::Faulty(comm)
     }
 }
 

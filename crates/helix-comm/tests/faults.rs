@@ -3,7 +3,7 @@
 
 mod suite;
 
-use helix_comm::{Comm, CommError, Faults, Faulty, ThreadComm};
+use helix_comm::{Comm, CommError, Fate, Faults, Faulty, ThreadComm};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -28,12 +28,13 @@ fn run(seed: u64, faults: Faults) -> Vec<End> {
         let ends = ThreadComm::group(&ranks, 4 * 300, DEADLINE).into_iter().map(|comm| {
             let program = &program;
             scope.spawn(move || {
-                let mut comm = Faulty::new(comm, faults, seed);
+                let fate = Fate::new(comm.rank(), faults, seed);
+                let mut comm = Faulty::new(comm, fate.clone());
                 let (done, error) = program.run(&mut comm);
                 if error.is_some() {
                     comm.abort();
                 }
-                (done, error, comm.is_broken())
+                (done, error, fate.is_sealed())
             })
         });
         let ends: Vec<_> = ends.collect();

@@ -87,10 +87,20 @@ impl Comms {
         messages: &Messages,
         options: &EngineOptions,
     ) -> Vec<Comms> {
+        Self::of_all_over(layout, messages, options, |_, comm| comm.into())
+    }
+
+    /// As [`Comms::of_all`], over what `link` makes of each rank's ends.
+    pub(crate) fn of_all_over(
+        layout: &Layout,
+        messages: &Messages,
+        options: &EngineOptions,
+        link: impl Fn(usize, ThreadComm) -> Link,
+    ) -> Vec<Comms> {
         let grid = is_grid(layout, options.ffn_reduce);
         let mut ends = Group::ALL.map(|group| {
             let made = grid || matches!(group, Group::World | Group::Kvp);
-            let ends = made.then(|| ends(layout, group, group.room(messages), options));
+            let ends = made.then(|| ends(layout, group, group.room(messages), options, &link));
             ends.into_iter().flatten()
         });
         let mut end = |group: Group| ends[group as usize].next();
@@ -199,7 +209,13 @@ fn is_grid(layout: &Layout, reduce: FfnReduce) -> bool {
 }
 
 /// Threads' ends of all groups of a kind, in the order of ranks.
-fn ends(layout: &Layout, group: Group, values: usize, options: &EngineOptions) -> Vec<Link> {
+fn ends(
+    layout: &Layout,
+    group: Group,
+    values: usize,
+    options: &EngineOptions,
+    link: &impl Fn(usize, ThreadComm) -> Link,
+) -> Vec<Link> {
     let &EngineOptions { delay, deadline, .. } = options;
     let mut groups: Vec<_> = layout.all_ranks().map(|rank| group.members(layout, rank)).collect();
     groups.sort();
@@ -208,7 +224,7 @@ fn ends(layout: &Layout, group: Group, values: usize, options: &EngineOptions) -
     for members in groups {
         let ends = ThreadComm::group_over(delay, &members, values, deadline);
         for (rank, end) in members.iter().zip(ends) {
-            all[*rank] = Some(end.into());
+            all[*rank] = Some(link(*rank, end));
         }
     }
     all.into_iter().map(|end| end.expect("groups that have every rank")).collect()
