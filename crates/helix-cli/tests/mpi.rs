@@ -216,6 +216,24 @@ mod with_mpi {
         assert!(stderr(&output).contains("2 processes were started"), "{}", stderr(&output));
     }
 
+    /// A rank whose address space has room for the program and not for its part of the cache.
+    #[test]
+    fn a_rank_that_is_out_of_memory_is_named() {
+        // 1.2 GB of cache on each of two ranks, of which nothing is touched.
+        let line = "run MODEL -p hello -n 4 -t 1 -c 20000000 --kvp 2";
+        let Some(mut command) = mpirun(1) else { return };
+        add(&mut command, line);
+        let limited = "ulimit -v 900000; exec \"$0\" \"$@\"";
+        command.args([":", "-n", "1", "sh", "-c", limited]);
+        add(&mut command, line);
+        let output = within(command.spawn().expect("mpirun starts"), LIMIT);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("error: rank 1: the system refuses"), "{text}");
+        assert_eq!(text.matches("error:").count(), 1, "rank 0 alone says it: {text}");
+        assert_eq!(stdout(&output), "");
+    }
+
     /// A text over `ranks` processes, and those processes, once they are at it.
     #[allow(clippy::zombie_processes, reason = "who gets it waits for it")]
     fn started(ranks: usize, line: &str) -> Option<(Child, Vec<u32>)> {
