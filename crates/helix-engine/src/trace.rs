@@ -116,7 +116,7 @@ mod tests {
         let at = |nanos| start + Duration::from_nanos(nanos);
         let span = |i: u64| Span {
             line: Line::ALL[i as usize % Line::ALL.len()],
-            layer: (i % 5 > 0).then_some(i as usize % 5),
+            layer: (!i.is_multiple_of(5)).then_some(i as usize % 5),
             step: i / 3,
             start: at(10 * i),
             end: at(10 * i + 9),
