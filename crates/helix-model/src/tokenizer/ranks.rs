@@ -67,6 +67,11 @@ impl Ranks {
         self.table.get(bytes).copied()
     }
 
+    /// Leaves tokens out: text does not become them.
+    pub fn retain(&mut self, keep: impl Fn(u32) -> bool) {
+        self.table.retain(|_, token| keep(*token));
+    }
+
     /// All tokens, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], u32)> {
         self.table.iter().map(|(bytes, &rank)| (&**bytes, rank))

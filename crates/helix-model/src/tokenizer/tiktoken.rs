@@ -56,7 +56,7 @@ impl Tokenizer {
         }
         code.map_or(Ok(()), check_pattern)?;
 
-        let ranks = Ranks::read(model)?;
+        let mut ranks = Ranks::read(model)?;
         let added = added_tokens(config)?;
         let most = (ranks.len() + added.len() + MAX_GAPS) as u64;
         let mut table = Table::default();
@@ -69,6 +69,7 @@ impl Tokenizer {
         let vocabulary = table.vocabulary(special, &Added::default())?;
         let mut names = Names::new(&vocabulary)?;
         names.add_ends(&special.ends)?;
+        ranks.retain(|token| !names.kind(token).is_control());
         let joins = Joins::Ranked(ranks);
         let model = ByteLevel::new(PreTokenizer::named(KIMI)?, &names, joins);
         let algorithm = Algorithm::ByteLevel(model);

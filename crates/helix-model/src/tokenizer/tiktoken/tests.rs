@@ -100,6 +100,23 @@ fn the_lowest_rank_goes_first() {
     assert_eq!(encode("cdcd"), [258, 258]);
 }
 
+/// Whatever a file names: a token that ends texts does not come out of them.
+#[test]
+fn text_does_not_become_a_control_token() {
+    let model = bytes("YmM= 256\nYWI= 257\n");
+    let mut config = config();
+    config["added_tokens_decoder"] = json!({
+        "98": {"content": "b", "special": true}, "258": {"content": "[EOS]", "special": true}
+    });
+    let special = Special { eos: Some("[EOS]".to_owned()), ends: vec![257], ..Special::default() };
+    let tokenizer = Tokenizer::from_tiktoken(&model, &config, None, &special).unwrap();
+    for text in ["b", "ab", "abc", "bab[EOS]"] {
+        let tokens = tokenizer.encode(text, false);
+        assert!(!tokens.iter().any(|&token| tokenizer.is_control(token)), "{text}: {tokens:?}");
+    }
+    assert_eq!(tokenizer.encode_with_control("b[EOS]", false), [98, 258]);
+}
+
 /// Bytes of the file that are changed one by one, and files that end anywhere.
 #[test]
 fn no_change_of_a_byte_is_a_panic() {
