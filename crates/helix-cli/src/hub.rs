@@ -3,9 +3,11 @@
 //! Small files come first: with the index among them, the weights that are fetched are those that
 //! will be opened, and no copies of them in other formats.
 
+mod watch;
+
 use crate::console::{Bar, Console, Unit};
 use crate::failure::{Failure, Outcome};
-use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
+use hf_hub::progress::{DownloadEvent, FileProgress, ProgressEvent, ProgressHandler};
 use hf_hub::repository::RepoTypeModel;
 use hf_hub::{HFClientBuilder, HFError, HFRepositorySync, resolve_cache_dir};
 use std::collections::{BTreeSet, HashMap};
@@ -14,17 +16,25 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use watch::{Limits, Watch, watched};
 
 const DEFAULT_REVISION: &str = "main";
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
 
-/// What says how to run a model, and where its weights are.
-const SMALL: [&str; 6] = [
+/// One of them must be there.
+const TOKENIZERS: [&str; 2] = ["tokenizer.json", "tiktoken.model"];
+
+/// What says how to run a model, and where its weights are. Kimi's Python file has the pattern of its
+/// tokenizer, and is not run.
+const SMALL: [&str; 8] = [
     "config.json",
     "generation_config.json",
-    "tokenizer.json",
+    TOKENIZERS[0],
+    TOKENIZERS[1],
+    "tokenization_kimi.py",
     "tokenizer_config.json",
     "chat_template.jinja",
     INDEX,
@@ -32,6 +42,11 @@ const SMALL: [&str; 6] = [
 
 /// Requests that fail for want of a connection are repeated so often: for about two seconds.
 const ATTEMPTS: usize = 3;
+
+/// How long the Hub may be silent, in seconds, and what sets another time: before it is known what
+/// to download, and then between bytes. Hugging Face's own libraries have these names, too.
+const ANSWER: (&str, f64) = ("HF_HUB_ETAG_TIMEOUT", 30.0);
+const BYTES: (&str, f64) = ("HF_HUB_DOWNLOAD_TIMEOUT", 60.0);
 
 /// A model by its name on the Hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,39 +85,54 @@ impl HubModel {
         if is_offline() {
             return self.without_network("HF_HUB_OFFLINE says not to ask the Hub", None);
         }
-        match self.download(console) {
-            Ok(path) => Ok(path),
-            Err(error) if is_answer(&error) => Err(self.refused(error)),
-            Err(HFError::Io(error)) => Err(Failure::running(format!(
+        console.note(&format!("{self}: asking {}", endpoint()));
+        let limits = Limits { answer: seconds(ANSWER)?, bytes: seconds(BYTES)? };
+        let (model, own_console) = (self.clone(), *console);
+        match watched(limits, move |watch| model.download(&own_console, watch)) {
+            Ok(Ok(path)) => Ok(path),
+            Ok(Err(error)) if is_answer(&error) => Err(self.refused(error)),
+            Ok(Err(HFError::Io(error))) => Err(Failure::running(format!(
                 "cannot write to {}: {error}",
                 resolve_cache_dir().display()
             ))),
-            Err(error) => {
-                if let Some(path) = self.cached().filter(|path| missing(path).is_none()) {
-                    console.warn(&format!(
-                        "{} is out of reach; {self} is taken from {}, as it was when it was \
-                         downloaded",
-                        endpoint(),
-                        path.display()
-                    ));
-                    return Ok(path);
-                }
+            Ok(Err(error)) => {
                 let problem = format!("{} does not answer as the Hub does", endpoint());
-                self.without_network(&problem, Some(error))
+                self.out_of_reach(console, &problem, Some(error))
+            }
+            Err(silence) => {
+                let problem = format!("{} {silence}", endpoint());
+                self.out_of_reach(console, &problem, None)
             }
         }
     }
 
-    fn download(&self, console: &Console) -> Result<PathBuf, HFError> {
-        console.note(&format!("{self}: asking {}", endpoint()));
+    /// What is cached, if it is whole.
+    fn out_of_reach(
+        &self,
+        console: &Console,
+        problem: &str,
+        cause: Option<HFError>,
+    ) -> Outcome<PathBuf> {
+        let Some(path) = self.cached().filter(|path| missing(path).is_none()) else {
+            return self.without_network(problem, cause);
+        };
+        console.warn(&format!(
+            "{problem}, so that it is out of reach; {self} is taken from {}, as it was when it was \
+             downloaded",
+            path.display()
+        ));
+        Ok(path)
+    }
+
+    fn download(&self, console: &Console, watch: &Arc<Watch>) -> Result<PathBuf, HFError> {
         let client = HFClientBuilder::new().retry_max_attempts(ATTEMPTS).build_sync()?;
         let repository = client.model(&self.owner, &self.name);
         let small = SMALL.map(str::to_owned).to_vec();
-        let path = fetch(&repository, &self.revision, small, console)?;
+        let path = fetch(&repository, &self.revision, small, console, watch)?;
         // What the branch is now, even if it moves meanwhile.
         let commit = path.file_name().and_then(|name| name.to_str()).unwrap_or(&self.revision);
         let weights = weight_files(&path).into_iter().collect();
-        fetch(&repository, commit, weights, console)
+        fetch(&repository, commit, weights, console, watch)
     }
 
     /// Why there is no model where the Hub was not asked, or did not answer.
@@ -177,10 +207,12 @@ fn fetch(
     revision: &str,
     files: Vec<String>,
     console: &Console,
+    watch: &Arc<Watch>,
 ) -> Result<PathBuf, HFError> {
     let handler = Arc::new(Downloads {
         bar: console.bar("download", 0, Unit::Bytes),
-        of_file: Mutex::default(),
+        done: Mutex::default(),
+        watch: Arc::clone(watch),
     });
     repository
         .snapshot_download()
@@ -192,30 +224,49 @@ fn fetch(
         .send()
 }
 
-/// Turns the Hub's events into a bar.
+/// Turns the Hub's events into a bar, and into signs of life where something has come.
 struct Downloads {
     bar: Bar,
-    of_file: Mutex<HashMap<String, u64>>,
+    /// Bytes of each file, and of all that are counted together.
+    done: Mutex<HashMap<Option<String>, u64>>,
+    watch: Arc<Watch>,
+}
+
+impl Downloads {
+    /// How many bytes more than known there are of a file: events may come twice, and by the clock.
+    fn more(&self, file: Option<&str>, bytes: u64) -> u64 {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = done.entry(file.map(str::to_owned)).or_default();
+        let more = bytes.saturating_sub(*done);
+        *done += more;
+        more
+    }
 }
 
 impl ProgressHandler for Downloads {
     fn on_progress(&self, event: &ProgressEvent) {
         let ProgressEvent::Download(event) = event else { return };
-        match event {
-            DownloadEvent::Start { total_bytes, .. } => self.bar.raise_total(*total_bytes),
+        let came = match event {
+            DownloadEvent::Start { total_bytes, .. } => {
+                self.bar.raise_total(*total_bytes);
+                true
+            }
             DownloadEvent::Progress { files } => {
-                let mut of_file = self.of_file.lock().unwrap_or_else(PoisonError::into_inner);
-                for file in files {
-                    let done = of_file.entry(file.filename.clone()).or_default();
-                    // Events may come twice.
-                    self.bar.add(file.bytes_completed.saturating_sub(*done));
-                    *done = file.bytes_completed.max(*done);
-                }
+                let more = |file: &FileProgress| {
+                    let more = self.more(Some(&file.filename), file.bytes_completed);
+                    self.bar.add(more);
+                    more
+                };
+                files.iter().map(more).sum::<u64>() > 0
             }
             DownloadEvent::AggregateProgress { bytes_completed, .. } => {
                 self.bar.reach(*bytes_completed);
+                self.more(None, *bytes_completed) > 0
             }
-            DownloadEvent::Complete => {}
+            DownloadEvent::Complete => true,
+        };
+        if came {
+            self.watch.heard();
         }
     }
 }
@@ -235,9 +286,12 @@ fn weight_files(directory: &Path) -> BTreeSet<String> {
 
 /// A file that a snapshot lacks.
 fn missing(directory: &Path) -> Option<String> {
-    let weights = weight_files(directory);
-    let needed = ["config.json".to_owned(), "tokenizer.json".to_owned()].into_iter().chain(weights);
-    needed.into_iter().find(|file| !directory.join(file).exists())
+    let lacks = |file: &str| !directory.join(file).exists();
+    if TOKENIZERS.into_iter().all(lacks) {
+        return Some(TOKENIZERS[0].to_owned());
+    }
+    let needed = ["config.json".to_owned()].into_iter().chain(weight_files(directory));
+    needed.into_iter().find(|file| lacks(file))
 }
 
 /// Whether text is one component of a path, of the letters that names have.
@@ -253,6 +307,22 @@ fn is_commit(revision: &str) -> bool {
 /// Where the Hub is.
 fn endpoint() -> String {
     env::var("HF_ENDPOINT").unwrap_or_else(|_| DEFAULT_ENDPOINT.to_owned())
+}
+
+/// A time that the environment may set, in seconds.
+fn seconds((name, default): (&str, f64)) -> Outcome<Duration> {
+    /// A month: what a clock can be asked to wait.
+    const MOST: f64 = 2_678_400.0;
+    let text = match env::var(name) {
+        Err(_) => return Ok(Duration::from_secs_f64(default)),
+        Ok(text) => text,
+    };
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= MOST => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(Failure::request(format!(
+            "{name} is {text:?}; it is a number of seconds, more than 0 and at most {MOST}"
+        ))),
+    }
 }
 
 /// Whether the user said so, as to Hugging Face's own libraries.
@@ -308,6 +378,8 @@ mod tests {
     fn weights_are_what_the_index_names_and_nothing_outside() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(weight_files(folder.path()), BTreeSet::from([SINGLE.to_owned()]));
+        assert_eq!(missing(folder.path()).as_deref(), Some("tokenizer.json"));
+        fs::write(folder.path().join("tiktoken.model"), "").unwrap();
         assert_eq!(missing(folder.path()).as_deref(), Some("config.json"));
         let index = r#"{"weight_map": {"a": "x.safetensors", "b": "y.safetensors",
             "c": "x.safetensors", "d": "../z.safetensors", "e": 7}}"#;

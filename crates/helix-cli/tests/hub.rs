@@ -5,12 +5,14 @@
 mod common;
 
 use common::{fixture, helix, stderr, stdout};
+use socket2::{Domain, Socket, Type};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -28,6 +30,8 @@ enum Serving {
     Whole,
     /// The connection ends in the middle.
     Cut,
+    /// It stays open in the middle, and nothing more comes.
+    Stalled,
 }
 
 impl Hub {
@@ -46,11 +50,12 @@ impl Hub {
         for name in ["pytorch_model.bin", "consolidated.safetensors", "onnx/model.safetensors"] {
             files.push((name.to_owned(), vec![0; 1000]));
         }
-        let log = Arc::clone(&requests);
+        let (files, log) = (Arc::new(files), Arc::clone(&requests));
         // Ends with the test program.
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let _ = answer(stream, &files, serving, &log);
+                let (files, log) = (Arc::clone(&files), Arc::clone(&log));
+                thread::spawn(move || answer(stream, &files, serving, &log));
             }
         });
         Hub { endpoint, requests }
@@ -101,11 +106,15 @@ fn answer(
          \r\nConnection: close\r\n\r\n"
     );
     out.write_all(head.as_bytes())?;
-    let sent = match serving {
-        Serving::Cut if name.ends_with(".safetensors") => size / 2,
-        _ => size,
-    };
-    out.write_all(if method == "HEAD" { &[] } else { &body[..sent] })
+    let whole = serving == Serving::Whole || !name.ends_with(".safetensors");
+    let sent = if whole { size } else { size / 2 };
+    out.write_all(if method == "HEAD" { &[] } else { &body[..sent] })?;
+    if !whole && serving == Serving::Stalled && method != "HEAD" {
+        loop {
+            thread::park(); // with the connection open
+        }
+    }
+    Ok(())
 }
 
 /// An address of this machine where nobody listens.
@@ -114,16 +123,31 @@ fn nowhere() -> String {
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-/// Runs `helix` with a cache and a Hub of its own.
-fn run(arguments: &[&str], endpoint: &str, home: &Path, offline: bool) -> Output {
+/// `helix` with a cache and a Hub of its own.
+fn command(arguments: &[&str], endpoint: &str, home: &Path) -> Command {
     let mut command = helix(arguments);
     for name in ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HTTP_PROXY", "http_proxy"] {
         command.env_remove(name);
     }
     command.env("HF_ENDPOINT", endpoint).env("HF_HOME", home).env("NO_PROXY", "127.0.0.1");
-    command.env("HF_HUB_OFFLINE", if offline { "1" } else { "0" });
-    command.output().unwrap()
+    command
 }
+
+fn run(arguments: &[&str], endpoint: &str, home: &Path, offline: bool) -> Output {
+    let mut command = command(arguments, endpoint, home);
+    command.env("HF_HUB_OFFLINE", if offline { "1" } else { "0" }).output().unwrap()
+}
+
+/// Runs with a Hub that may be silent for seconds only.
+fn run_impatient(endpoint: &str, home: &Path) -> Output {
+    let mut command = command(&RUN, endpoint, home);
+    command.env("HF_HUB_ETAG_TIMEOUT", ANSWER_S).env("HF_HUB_DOWNLOAD_TIMEOUT", BYTES_S);
+    command.env("HF_HUB_OFFLINE", "0").output().unwrap()
+}
+
+/// How long it may then be silent.
+const ANSWER_S: &str = "4";
+const BYTES_S: &str = "5";
 
 const RUN: [&str; 8] = ["run", "hf:tiny/model", "-p", "hello", "-n", "4", "--ignore-eos", "--json"];
 
@@ -211,6 +235,73 @@ fn a_download_that_ends_early_leaves_no_model() {
     let whole = Hub::start("mistral", Serving::Whole);
     let output = run(&RUN, &whole.endpoint, home.path(), false);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+/// Runs with a Hub that is silent, and says so within the time it may be and some seconds.
+fn silent(endpoint: &str, home: &Path, limit: &str, words: &[&str]) {
+    let start = Instant::now();
+    refused(&run_impatient(endpoint, home), words);
+    let (taken, limit) = (start.elapsed().as_secs_f64(), limit.parse::<f64>().unwrap());
+    assert!(taken >= limit && taken < limit + 20.0, "{taken} s");
+}
+
+#[test]
+fn a_server_that_never_answers_is_given_up() {
+    let home = home();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let open = thread::spawn(move || listener.incoming().collect::<Vec<_>>());
+    let words = [&endpoint, "has not answered for 4 s", "give its directory as MODEL"];
+    silent(&endpoint, home.path(), ANSWER_S, &words);
+    assert!(!open.is_finished(), "it accepts");
+}
+
+/// A port of this machine that leaves requests for a connection without any answer, as a network
+/// does that drops packets: as many wait there as may.
+#[test]
+fn an_address_that_drops_connections_is_given_up() {
+    let home = home();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(1));
+    let waiting: Vec<_> = std::iter::from_fn(|| connect().ok()).take(64).collect();
+    assert!(waiting.len() < 64 && connect().is_err(), "{address} drops");
+    let endpoint = format!("http://{address}");
+    silent(&endpoint, home.path(), ANSWER_S, &[&endpoint, "has not answered for 4 s"]);
+}
+
+#[test]
+fn a_download_that_stalls_is_given_up_and_a_cached_model_serves() {
+    let (hub, home) = (Hub::start("mistral", Serving::Stalled), home());
+    let words = ["has sent nothing for 5 s", "lacks model.safetensors"];
+    silent(&hub.endpoint, home.path(), BYTES_S, &words);
+    let whole = Hub::start("mistral", Serving::Whole);
+    let output = run(&RUN, &whole.endpoint, home.path(), false);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap(); // never accepts
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let cached = run_impatient(&endpoint, home.path());
+    assert_eq!(cached.status.code(), Some(0), "{}", stderr(&cached));
+    let tokens = |output: &Output| {
+        let document: serde_json::Value = serde_json::from_str(&stdout(output)).unwrap();
+        document["tokens"].clone()
+    };
+    assert_eq!(tokens(&cached), tokens(&output));
+    assert!(stderr(&cached).contains("has not answered for 4 s, so that it is out of reach"));
+}
+
+#[test]
+fn times_that_are_none_are_refused() {
+    for time in ["", "soon", "0", "-1", "nan", "inf", "1e30"] {
+        let home = home();
+        let mut command = command(&RUN, &nowhere(), home.path());
+        command.env("HF_HUB_OFFLINE", "0").env("HF_HUB_ETAG_TIMEOUT", time);
+        refused(&command.output().unwrap(), &["HF_HUB_ETAG_TIMEOUT", "a number of seconds"]);
+    }
 }
 
 #[test]
