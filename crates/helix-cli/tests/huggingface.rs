@@ -3,24 +3,10 @@
 
 mod common;
 
+use common::directories::names;
 use common::{array, file, fixture, json, number, run, run_with, stderr, stdout};
 use safetensors::SafeTensors;
 use serde_json::Value;
-
-const ALL: [&str; 12] = [
-    "deepseek-v2",
-    "deepseek-v3",
-    "deepseek-v3-fp8",
-    "gemma3",
-    "gpt-oss",
-    "gpt-oss-mxfp4",
-    "llama3",
-    "mistral",
-    "mixtral",
-    "qwen2.5",
-    "qwen3",
-    "qwen3-moe",
-];
 
 fn sum(ranks: &[Value], of: impl Fn(&Value) -> f64) -> f64 {
     ranks.iter().map(of).sum()
@@ -28,8 +14,8 @@ fn sum(ranks: &[Value], of: impl Fn(&Value) -> f64) -> f64 {
 
 #[test]
 fn logits_are_those_of_transformers() {
-    for name in ALL {
-        let model = fixture(name);
+    for name in names() {
+        let model = fixture(&name);
         let answers = std::fs::read(format!("{model}.safetensors")).unwrap();
         let answers = SafeTensors::deserialize(&answers).unwrap();
         let words = |tensors: &SafeTensors<'_>, name: &str| -> Vec<u32> {
@@ -55,8 +41,8 @@ fn logits_are_those_of_transformers() {
 #[test]
 fn texts_chats_and_measurements() {
     let text = file("times.txt", "It was the best of times, it was the worst of times. ".repeat(4));
-    for name in ALL {
-        let model = fixture(name);
+    for name in names() {
+        let model = fixture(&name);
         let made = json(&format!("run {model} -p hello -n 6 --ignore-eos --ranks 2 -t 1"));
         assert_eq!(array(&made, "tokens").len(), 6, "{name}");
         let chat = json(&format!("run {model} -p hello -n 2 --chat"));

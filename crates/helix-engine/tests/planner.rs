@@ -4,36 +4,17 @@
 
 mod common;
 
-use common::{engine, layouts, precise};
+use common::{dense_specs, engine, layouts, open, precise};
 use helix_comm::{Collective, Traffic};
 use helix_engine::{EngineOptions, FfnReduce, MlaUp, RankCounters};
 use helix_kernels::Format;
 use helix_kernels::kv::KvType;
 use helix_layout::{Layout, Rank};
-use helix_model::synthetic::{Experts, Spec, gguf};
+use helix_model::synthetic::{Experts, Spec};
 use helix_model::{Arch, Model};
 use helix_plan::costs::{self, Choices, Costs, Message, Work};
 use helix_plan::{Formats, Line, Load, Routing, Share};
 use helix_scheduler::{Step, Wanted};
-use std::sync::Arc;
-
-/// Dense, of awkward sizes.
-fn dense() -> Vec<Spec> {
-    let uneven = Spec { q_heads: 9, kv_heads: 3, ffn: 52, vocab: 131, ..Spec::tiny(Arch::Llama) };
-    let one_head = Spec { q_heads: 7, kv_heads: 1, head_dim: 16, ..Spec::tiny(Arch::Qwen2) };
-    let quantised = Spec {
-        q_heads: 8,
-        kv_heads: 4,
-        head_dim: 40,
-        hidden: 64,
-        ffn: 160,
-        format: Format::Q4_0,
-        down_format: Format::Q8_0,
-        embedding_format: Format::Q8_0,
-        ..Spec::tiny(Arch::Llama)
-    };
-    vec![uneven, Spec { rope_dims: 16, ..one_head }, Spec { rope_dims: 40, ..quantised }]
-}
 
 /// With experts, with latents, with both, and with latents that queries are not compressed to.
 fn others() -> Vec<Spec> {
@@ -169,13 +150,9 @@ fn check(counted: &RankCounters, planned: &Planned, place: &str) {
     assert_eq!(counted.experts, planned.experts, "{place}: in the stages of the FFN");
 }
 
-fn open(spec: &Spec) -> Arc<Model> {
-    Arc::new(Model::from_gguf_bytes(gguf(spec, 31)).expect("a model"))
-}
-
 #[test]
 fn dense_models_on_every_layout() {
-    for spec in dense() {
+    for spec in dense_specs() {
         let model = open(&spec);
         let all = layouts(&model.shape(), 5, &[1, 16]);
         for (index, layout) in all.iter().enumerate() {
@@ -272,4 +249,13 @@ fn a_token_reads_whole_experts_beside_what_is_planned() {
             }
         }
     }
+}
+
+/// Predictions stand beside measurements by the names of their lines.
+#[test]
+fn lines_are_called_the_same() {
+    let measured = helix_engine::Line::ALL.map(helix_engine::Line::name);
+    let planned = Line::ALL.map(Line::name);
+    assert_eq!(planned[..measured.len()], measured);
+    assert_eq!(planned[measured.len()..], ["stage to stage"], "the engine has one stage");
 }

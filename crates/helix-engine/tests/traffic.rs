@@ -3,40 +3,19 @@
 
 mod common;
 
-use common::{engine, layouts, precise};
+use common::{dense_specs, engine, layouts, open, precise};
 use helix_comm::{Collective, Traffic};
 use helix_engine::{EngineOptions, HopB, RankCounters};
 use helix_kernels::Format;
 use helix_kernels::kv::KvType;
 use helix_layout::{Layout, LayoutSpec, QkvMode, Strategy};
-use helix_model::synthetic::{Spec, gguf};
+use helix_model::synthetic::Spec;
 use helix_model::{Arch, Model};
 use helix_scheduler::{Step, Wanted};
 use std::sync::Arc;
 
 /// Bytes of an f32.
 const F32: usize = 4;
-
-fn specs() -> [Spec; 3] {
-    let uneven = Spec { q_heads: 9, kv_heads: 3, ffn: 52, vocab: 131, ..Spec::tiny(Arch::Llama) };
-    let one_head = Spec { q_heads: 7, kv_heads: 1, head_dim: 16, ..Spec::tiny(Arch::Qwen2) };
-    let quantised = Spec {
-        q_heads: 8,
-        kv_heads: 4,
-        head_dim: 40,
-        hidden: 64,
-        ffn: 160,
-        format: Format::Q4_0,
-        down_format: Format::Q8_0,
-        embedding_format: Format::Q8_0,
-        ..Spec::tiny(Arch::Llama)
-    };
-    [uneven, Spec { rope_dims: 16, ..one_head }, Spec { rope_dims: 40, ..quantised }]
-}
-
-fn open(spec: &Spec) -> Arc<Model> {
-    Arc::new(Model::from_gguf_bytes(gguf(spec, 31)).unwrap())
-}
 
 /// Where run `index` starts when `total` is cut into `parts`, as even as whole granules allow, the
 /// longer ones first.
@@ -212,7 +191,7 @@ fn steps() -> [Step; 2] {
 
 #[test]
 fn bytes_and_calls_are_those_of_the_formulas() {
-    for spec in specs() {
+    for spec in dense_specs() {
         let model = open(&spec);
         let mut all = layouts(&model.shape(), 5, &[1, 16]);
         all.retain(|layout| layout.degrees().dp == 1); // `experts.rs` has those
@@ -364,7 +343,7 @@ fn slices_are_more_calls_and_no_more_bytes() {
 #[test]
 fn one_rank_sends_nothing() {
     for name in ["helix", "tp", "medha", "helix qkv=gather"] {
-        let model = open(&specs()[0]);
+        let model = open(&dense_specs()[0]);
         let layout = Layout::new(&model.shape(), name.parse().unwrap()).unwrap();
         let options = EngineOptions { max_sequences: 3, threads_per_rank: 2, ..precise() };
         let mut engine = engine(&model, layout, options);

@@ -3,24 +3,16 @@
 
 mod common;
 
+use common::answers::{Prompt, prompts};
 use common::{engine, largest_difference, layouts, logits, precise};
-use helix_engine::sampler::greedy;
 use helix_model::Model;
-use helix_scheduler::{Step, Wanted};
-use safetensors::SafeTensors;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// transformers' own f32 differs from its f64 by up to 3e-5 on models of this size.
 const TOLERANCE: f32 = 1e-4;
 
-struct Prompt {
-    tokens: Vec<u32>,
-    logits: Vec<f32>,
-    greedy: Vec<u32>,
-}
-
-fn fixtures() -> Vec<(String, Arc<Model>, Vec<Prompt>)> {
+fn fixtures() -> Vec<(String, Arc<Model>, [Prompt; 2])> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let mut all = Vec::new();
     for entry in std::fs::read_dir(&folder).expect("the fixtures are in the repository") {
@@ -29,19 +21,9 @@ fn fixtures() -> Vec<(String, Arc<Model>, Vec<Prompt>)> {
             continue;
         }
         let model = Arc::new(Model::open(&path).expect("a fixture opens"));
-        let bytes = std::fs::read(path.with_extension("safetensors")).unwrap();
-        let tensors = SafeTensors::deserialize(&bytes).unwrap();
-        let words = |name: String| -> Vec<u32> {
-            let data = tensors.tensor(&name).unwrap().data().as_chunks::<4>().0;
-            data.iter().map(|word| u32::from_le_bytes(*word)).collect()
-        };
-        let prompts = (0..2).map(|i| Prompt {
-            tokens: words(format!("tokens.{i}")),
-            logits: words(format!("logits.{i}")).into_iter().map(f32::from_bits).collect(),
-            greedy: words(format!("greedy.{i}")),
-        });
+        let prompts = prompts(&path.with_extension("safetensors"));
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        all.push((name, model, prompts.collect()));
+        all.push((name, model, prompts));
     }
     assert_eq!(all.len(), 11, "every fixture is compared");
     all
@@ -79,14 +61,8 @@ fn logits_and_greedy_tokens_match_on_every_layout_of_up_to_4_ranks() {
                 worst = (difference, layout.to_string());
             }
             let vocab = model.config.vocab;
-            let mut token = greedy(&found[found.len() - vocab..]);
-            let mut step = Step::default();
-            for (i, &expected) in prompt.greedy.iter().enumerate() {
-                assert_eq!(token, expected, "{name}, {layout}: greedy token {i}");
-                step.clear();
-                step.push(0, prompt.tokens.len() + i, &[token], Wanted::Last);
-                token = greedy(engine.step(&step).unwrap());
-            }
+            let place = format!("{name}, {layout}");
+            prompt.check_greedy(&mut engine, &found[found.len() - vocab..], &place);
         }
         println!("{name}: {} layouts, largest difference {:e} on {}", all.len(), worst.0, worst.1);
     }

@@ -3,33 +3,20 @@
 //! The fixtures are tiny models of every architecture; beside each lie the tokens that its
 //! tokenizer gives for awkward texts, and the texts that its chat template gives.
 
+#[path = "../../helix-engine/tests/fixtures/directories.rs"]
+mod fixtures;
+
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use helix_model::{Message, Model};
 use serde_json::Value;
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../helix-engine/tests/fixtures/hf")
-}
-
-/// Every model directory, by name.
-fn names() -> Vec<String> {
-    let entries = fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path());
-    let directories = entries.filter(|path| path.is_dir());
-    let mut names: Vec<String> =
-        directories.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
-    names.sort();
-    assert!(names.len() >= 12, "{names:?}");
-    names
-}
-
 fn open(name: &str) -> Model {
-    Model::open(&fixtures().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    Model::open(&fixtures::path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn json(name: &str, suffix: &str) -> Vec<Value> {
-    let text = fs::read_to_string(fixtures().join(format!("{name}.{suffix}.json"))).unwrap();
+    let text = fs::read_to_string(fixtures::path(&format!("{name}.{suffix}.json"))).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
@@ -40,7 +27,7 @@ fn ids(list: &Value) -> Vec<u32> {
 
 #[test]
 fn tokens_equal_hugging_faces() {
-    for name in names() {
+    for name in fixtures::names() {
         let tokenizer = open(&name).tokenizer().unwrap_or_else(|error| panic!("{name}: {error}"));
         for case in json(&name, "texts") {
             let text = case["text"].as_str().unwrap();
@@ -61,7 +48,7 @@ fn tokens_equal_hugging_faces() {
 
 #[test]
 fn chats_equal_transformers() {
-    for name in names() {
+    for name in fixtures::names() {
         let model = open(&name);
         let template = model.chat_template().unwrap().expect("a template");
         let tokenizer = model.tokenizer().unwrap();

@@ -1,6 +1,9 @@
 //! Runs the built `helix` on small random models.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+#[path = "../../../helix-engine/tests/fixtures/directories.rs"]
+pub mod directories;
+
 use helix_model::config::Arch;
 use helix_model::synthetic::{self, Spec};
 use serde_json::Value;
@@ -37,7 +40,7 @@ pub fn model() -> &'static str {
 
 /// A tiny model of the engine's tests: a Hugging Face directory.
 pub fn fixture(name: &str) -> String {
-    format!("{}/../helix-engine/tests/fixtures/hf/{name}", env!("CARGO_MANIFEST_DIR"))
+    directories::path(name).into_os_string().into_string().expect("a path in UTF-8")
 }
 
 /// The command, with nothing on standard input.

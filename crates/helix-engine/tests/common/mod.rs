@@ -1,13 +1,18 @@
-//! What the engine's tests share: every legal layout, and logits of a text however it is cut.
+//! What the engine's tests share: models, every legal layout, logits of a text however it is cut, and
+//! transformers' answers.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub mod answers;
+#[path = "../fixtures/directories.rs"]
+pub mod directories;
+
 use helix_engine::{Engine, EngineOptions};
-use helix_kernels::Precision;
 use helix_kernels::kv::KvType;
+use helix_kernels::{Format, Precision};
 use helix_layout::{Layout, LayoutSpec, ModelShape, QkvMode, Strategy};
-use helix_model::Model;
+use helix_model::synthetic::{Spec, gguf};
+use helix_model::{Arch, Model};
 use helix_scheduler::{Step, Wanted};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// f32 throughout: what is compared with references.
@@ -38,14 +43,34 @@ pub fn layouts(shape: &ModelShape, ranks: usize, kv_blocks: &[usize]) -> Vec<Lay
     all
 }
 
-/// A Hugging Face directory among the fixtures.
-pub fn directory(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf").join(name)
+/// Dense models of awkward sizes, whose bytes are counted.
+pub fn dense_specs() -> [Spec; 3] {
+    let uneven = Spec { q_heads: 9, kv_heads: 3, ffn: 52, vocab: 131, ..Spec::tiny(Arch::Llama) };
+    let one_head = Spec { q_heads: 7, kv_heads: 1, head_dim: 16, ..Spec::tiny(Arch::Qwen2) };
+    let quantised = Spec {
+        q_heads: 8,
+        kv_heads: 4,
+        head_dim: 40,
+        hidden: 64,
+        ffn: 160,
+        format: Format::Q4_0,
+        down_format: Format::Q8_0,
+        embedding_format: Format::Q8_0,
+        ..Spec::tiny(Arch::Llama)
+    };
+    [uneven, Spec { rope_dims: 16, ..one_head }, Spec { rope_dims: 40, ..quantised }]
+}
+
+/// A model of these sizes.
+pub fn open(spec: &Spec) -> Arc<Model> {
+    Arc::new(Model::from_gguf_bytes(gguf(spec, 31)).expect("a model"))
 }
 
 /// A tiny model that transformers made: see `fixtures/README.md`.
 pub fn fixture(name: &str) -> Arc<Model> {
-    Arc::new(Model::open(&directory(name)).unwrap_or_else(|error| panic!("{name}: {error}")))
+    Arc::new(
+        Model::open(&directories::path(name)).unwrap_or_else(|error| panic!("{name}: {error}")),
+    )
 }
 
 /// The layout of that name, as its `Display` writes it; degrees may be left out.

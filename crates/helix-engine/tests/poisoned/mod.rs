@@ -4,7 +4,7 @@
 //! else ever gets a first element.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
-use crate::common::directory;
+use crate::common::directories::path;
 use helix_model::gguf::GgmlType;
 use helix_model::synthetic::{Spec, writer};
 use helix_model::{Arch, Model};
@@ -61,7 +61,7 @@ pub fn synthetic(arch: Arch) -> Arc<Model> {
 /// One of the fixtures' directories, which are checkpoints of Hugging Face.
 pub fn fixture(name: &str) -> Arc<Model> {
     let folder = tempfile::tempdir().expect("a folder");
-    for entry in std::fs::read_dir(directory(name)).expect("a fixture") {
+    for entry in std::fs::read_dir(path(name)).expect("a fixture") {
         let path = entry.expect("a file").path();
         std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).expect("a copy");
     }

@@ -11,6 +11,8 @@ use crate::gguf::GgmlType;
 use crate::synthetic::{self, Spec};
 use crate::tensor::Tensor;
 
+#[path = "../../../helix-engine/tests/fixtures/directories.rs"]
+mod directories;
 mod older;
 
 fn model(spec: &Spec) -> Model {
@@ -263,30 +265,13 @@ impl Place<'_> {
 }
 
 fn fixture(name: &str) -> Model {
-    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../helix-engine/tests/fixtures/hf");
-    let path = std::path::Path::new(fixtures).join(name);
-    Model::open(&path).unwrap_or_else(|error| panic!("{name}: {error}"))
+    Model::open(&directories::path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
-
-const DIRECTORIES: [&str; 12] = [
-    "deepseek-v2",
-    "deepseek-v3",
-    "deepseek-v3-fp8",
-    "gemma3",
-    "gpt-oss",
-    "gpt-oss-mxfp4",
-    "llama3",
-    "mistral",
-    "mixtral",
-    "qwen2.5",
-    "qwen3",
-    "qwen3-moe",
-];
 
 #[test]
 fn every_rank_of_every_directory_holds_its_shards() {
-    for name in DIRECTORIES {
-        let model = fixture(name);
+    for name in directories::names() {
+        let model = fixture(&name);
         let strategies = [Strategy::Helix, Strategy::Tp, Strategy::Medha, Strategy::DpEp];
         let mut seen = 0;
         for strategy in strategies {
