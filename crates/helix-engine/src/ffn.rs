@@ -6,7 +6,7 @@ use crate::layer::product;
 use crate::moe::{MoeBuffers, MoePlan};
 use crate::projection::project;
 use helix_kernels::elementwise::{clamped_swiglu, gelu_tanh, swiglu};
-use helix_kernels::{Activations, Precision};
+use helix_kernels::{ActivationRows, Activations, Matrix, Precision};
 use helix_layout::{Layout, Rank};
 use helix_model::config::Activation;
 use helix_model::{Config, DenseWeights, FfnWeights};
@@ -74,89 +74,105 @@ pub(crate) fn slices(weights: &FfnWeights, most: usize) -> usize {
     }
 }
 
-/// `y [tokens, columns]`: some columns of this rank's part of the FFN of `input`; over all ranks
+/// An FFN at work: on which threads, by which plan, of what, and what is counted of it.
+pub(crate) struct Work<'a> {
+    pub(crate) lanes: &'a mut Lanes,
+    pub(crate) plan: &'a FfnPlan,
+    /// `[tokens, hidden]`
+    pub(crate) input: &'a Activations,
+    pub(crate) cuts: &'a mut Vec<usize>,
+    pub(crate) meters: Meters<'a>,
+}
+
+/// `y [tokens, columns]`: some columns of this rank's part of the FFN of the input; over all ranks
 /// they sum to it. The first columns come first, and with them what all need; experts' come all at
 /// once.
 pub(crate) fn run(
-    lanes: &mut Lanes,
-    plan: &FfnPlan,
+    work: &mut Work<'_>,
     weights: &FfnWeights,
-    input: &Activations,
     (y, columns): (&mut [f32], Range<usize>),
     buffers: &mut FfnBuffers,
-    cuts: &mut Vec<usize>,
-    (c, clock): Meters<'_>,
 ) {
-    match (weights, &plan.moe) {
-        (FfnWeights::Dense(w), _) => {
-            dense(lanes, plan, w, plan.dense, input, (y, columns), buffers, cuts, (c, clock));
-        }
+    match (weights, &work.plan.moe) {
+        (FfnWeights::Dense(w), _) => work.dense(w, work.plan.dense, (y, columns), buffers),
         (FfnWeights::Moe(w), Some(moe)) => {
-            let FfnBuffers { moe: scratch, .. } = buffers;
-            let mut scratch = scratch.take().expect("buffers are made for the model's layers");
-            moe.route(lanes, w, input, &mut scratch, cuts, c);
-            clock.lap(c, Line::Router);
+            let mut scratch = buffers.moe.take();
+            let own = scratch.as_mut().expect("buffers are made for the model's layers");
+            moe.route(work, w, own);
+            work.lap(Line::Router);
             match &w.shared {
-                Some(w) => {
-                    let (y, cols) = ((&mut *y, columns), moe.shared);
-                    dense(lanes, plan, w, cols, input, y, buffers, cuts, (c, clock));
-                }
+                Some(w) => work.dense(w, moe.shared, (&mut *y, columns), buffers),
                 None => y.fill(0.0),
             }
-            moe.experts(lanes, plan, w, input, y, (&mut scratch, buffers), cuts, (c, clock));
-            buffers.moe = Some(scratch);
+            moe.experts(work, w, y, own, buffers);
+            buffers.moe = scratch;
         }
         _ => unreachable!("a plan is made for the model's layers"),
     }
 }
 
-/// An FFN of `cols` columns that every token goes through.
-fn dense(
-    lanes: &mut Lanes,
-    plan: &FfnPlan,
-    w: &DenseWeights,
-    cols: usize,
-    input: &Activations,
-    (y, columns): (&mut [f32], Range<usize>),
-    buffers: &mut FfnBuffers,
-    cuts: &mut Vec<usize>,
-    (c, clock): Meters<'_>,
-) {
-    let FfnBuffers { gate_up, activated, .. } = buffers;
-    if columns.start == 0 {
-        c.weight_bytes += project(lanes, gate_up, input, &[&w.gate, &w.up], cuts);
-        clock.lap(c, Line::FfnUp);
-        activate(lanes, plan, activated, gate_up, input.tokens(), cols);
-    }
-    c.weight_bytes += product(lanes, y, activated, &w.down, columns, cuts);
-    clock.lap(c, Line::FfnDown);
-}
-
-/// The gated columns of each row `[gate, up]`, as the input of the down-projection.
-pub(crate) fn activate(
-    lanes: &mut Lanes,
-    plan: &FfnPlan,
-    out: &mut Activations,
-    gate_up: &[f32],
-    rows: usize,
-    cols: usize,
-) {
-    let written = out.fill(rows, cols);
-    if cols == 0 {
-        return;
-    }
-    lanes.by_token(rows, |lane| {
-        while let Some(row) = written.next() {
-            let (gate, up) = gate_up[row.token() * 2 * cols..][..2 * cols].split_at(cols);
-            let gated = &mut lane.row[..cols];
-            match plan.activation {
-                Activation::Silu => swiglu(gated, gate, up),
-                Activation::GeluTanh => gelu_tanh(gated, gate, up),
-                Activation::ClampedSwiglu => {
-                    clamped_swiglu(gated, gate, up, CLAMPED_ALPHA, CLAMPED_LIMIT);
-                }
-            }
-            row.write(gated);
+impl Work<'_> {
+    /// An FFN of `cols` columns that every token goes through.
+    fn dense(
+        &mut self,
+        w: &DenseWeights,
+        cols: usize,
+        (y, columns): (&mut [f32], Range<usize>),
+        buffers: &mut FfnBuffers,
+    ) {
+        let FfnBuffers { gate_up, activated, .. } = buffers;
+        if columns.start == 0 {
+            self.project(gate_up, self.input, &[&w.gate, &w.up]);
+            self.lap(Line::FfnUp);
+            self.activate(activated, gate_up, self.input.tokens(), cols);
         }
-    });
+        let read = product(self.lanes, y, activated, &w.down, columns, self.cuts);
+        self.meters.0.weight_bytes += read;
+        self.lap(Line::FfnDown);
+    }
+
+    /// [`project`], with what it reads counted.
+    pub(crate) fn project<'r>(
+        &mut self,
+        out: &mut [f32],
+        input: impl Into<ActivationRows<'r>>,
+        matrices: &[&Matrix],
+    ) {
+        self.meters.0.weight_bytes += project(self.lanes, out, input, matrices, self.cuts);
+    }
+
+    /// All time since the last call belongs to `line`.
+    pub(crate) fn lap(&mut self, line: Line) {
+        let (counters, clock) = &mut self.meters;
+        clock.lap(counters, line);
+    }
+
+    /// The gated columns of each row `[gate, up]`, as the input of the down-projection.
+    pub(crate) fn activate(
+        &mut self,
+        out: &mut Activations,
+        gate_up: &[f32],
+        rows: usize,
+        cols: usize,
+    ) {
+        let written = out.fill(rows, cols);
+        if cols == 0 {
+            return;
+        }
+        let activation = self.plan.activation;
+        self.lanes.by_token(rows, |lane| {
+            while let Some(row) = written.next() {
+                let (gate, up) = gate_up[row.token() * 2 * cols..][..2 * cols].split_at(cols);
+                let gated = &mut lane.row[..cols];
+                match activation {
+                    Activation::Silu => swiglu(gated, gate, up),
+                    Activation::GeluTanh => gelu_tanh(gated, gate, up),
+                    Activation::ClampedSwiglu => {
+                        clamped_swiglu(gated, gate, up, CLAMPED_ALPHA, CLAMPED_LIMIT);
+                    }
+                }
+                row.write(gated);
+            }
+        });
+    }
 }

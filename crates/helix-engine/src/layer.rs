@@ -16,7 +16,7 @@ use crate::attention;
 use crate::comms::Phase;
 use crate::counters::{Line, Meters};
 use crate::exchange;
-use crate::ffn;
+use crate::ffn::{self, Work};
 use crate::hopb::{self, Turn};
 use crate::lanes::Lanes;
 use crate::projection::project_rows;
@@ -108,7 +108,8 @@ pub(crate) fn run(rank: &mut Rank, index: usize) -> Result<(), CommError> {
     let (stream, slices) = (Stream { x: &mut *x, hidden, finish }, &mut b.slices);
     let cut = ffn::slices(&w.ffn, plan.slices);
     slices::reduce(lanes, comms, (c, clock), Phase::Ffn, cut, stream, slices, |lanes, y, cut, c| {
-        ffn::run(lanes, &plan.ffn, &w.ffn, &b.hidden, (y, cut), &mut b.ffn, &mut b.cuts, c);
+        let (plan, input, cuts) = (&plan.ffn, &b.hidden, &mut b.cuts);
+        ffn::run(&mut Work { lanes, plan, input, cuts, meters: c }, &w.ffn, (y, cut), &mut b.ffn);
     })
 }
 

@@ -4,10 +4,9 @@
 //! tokens it has, and not at all if it has none. No token is dropped. A token's experts are added
 //! in ascending order, so what it gets does not depend on what else is in the batch.
 
-use crate::counters::{Line, Meters, RankCounters};
-use crate::ffn::{FfnBuffers, FfnPlan, activate};
+use crate::counters::Line;
+use crate::ffn::{FfnBuffers, Work};
 use crate::lanes::Lanes;
-use crate::projection::project;
 use helix_kernels::elementwise::add_in_place;
 use helix_kernels::router::{Choice, Routing, route};
 use helix_kernels::{Activations, Matrix, Precision, SharedRows};
@@ -78,22 +77,14 @@ impl MoePlan {
     }
 
     /// Chooses each token's experts and groups the tokens of this rank's.
-    pub(crate) fn route(
-        &self,
-        lanes: &mut Lanes,
-        w: &MoeWeights,
-        input: &Activations,
-        buffers: &mut MoeBuffers,
-        cuts: &mut Vec<usize>,
-        counters: &mut RankCounters,
-    ) {
+    pub(crate) fn route(&self, work: &mut Work<'_>, w: &MoeWeights, buffers: &mut MoeBuffers) {
         let MoeBuffers { logits, choices, rows, tokens, ends, .. } = buffers;
         ends.clear();
         if w.router.rows() == 0 || self.own.is_empty() {
             return;
         }
-        let count = input.tokens();
-        counters.weight_bytes += project(lanes, logits, input, &[&w.router], cuts);
+        let count = work.input.tokens();
+        work.project(logits, work.input, &[&w.router]);
         let logits = &mut logits[..count * self.all];
         if let Some(bias) = &w.router_bias {
             logits.chunks_exact_mut(self.all).for_each(|row| add_in_place(row, bias));
@@ -101,7 +92,7 @@ impl MoePlan {
         let choices = &mut choices[..count * self.top_k()];
         let shared = SharedRows::new(&mut *choices, self.top_k());
         let (logits, selection) = (&*logits, w.selection_bias.as_deref());
-        lanes.by_token(count, |_| {
+        work.lanes.by_token(count, |_| {
             while let Some((token, choices)) = shared.next() {
                 route(&logits[token * self.all..][..self.all], selection, &self.routing, choices);
             }
@@ -141,24 +132,22 @@ impl MoePlan {
     /// Adds this rank's part of the chosen experts to `y [tokens, hidden]`.
     pub(crate) fn experts(
         &self,
-        lanes: &mut Lanes,
-        plan: &FfnPlan,
+        work: &mut Work<'_>,
         w: &MoeWeights,
-        input: &Activations,
         y: &mut [f32],
-        (moe, ffn): (&mut MoeBuffers, &mut FfnBuffers),
-        cuts: &mut Vec<usize>,
-        (c, clock): Meters<'_>,
+        moe: &mut MoeBuffers,
+        ffn: &mut FfnBuffers,
     ) {
         let count = moe.ends.last().copied().unwrap_or(0);
         if count == 0 {
             return;
         }
-        gather(lanes, &mut moe.input, input, &moe.tokens[..count]);
+        let hidden = work.plan.hidden;
+        gather(work.lanes, &mut moe.input, work.input, &moe.tokens[..count]);
         for (expert, rows) in active(&w.experts, &moe.ends) {
             let out = &mut ffn.gate_up[rows.start * 2 * self.cols..rows.end * 2 * self.cols];
             let matrices: [&Matrix; 2] = [&expert.gate, &expert.up];
-            c.weight_bytes += project(lanes, out, moe.input.rows(rows), &matrices, cuts);
+            work.project(out, moe.input.rows(rows), &matrices);
             for row in out.chunks_exact_mut((2 * self.cols).max(1)) {
                 let (gate, up) = row.split_at_mut(self.cols);
                 for (to, bias) in [(gate, &expert.gate_bias), (up, &expert.up_bias)] {
@@ -166,22 +155,21 @@ impl MoePlan {
                 }
             }
         }
-        clock.lap(c, Line::FfnUp);
-        activate(lanes, plan, &mut ffn.activated, &ffn.gate_up, count, self.cols);
+        work.lap(Line::FfnUp);
+        work.activate(&mut ffn.activated, &ffn.gate_up, count, self.cols);
         for (expert, rows) in active(&w.experts, &moe.ends) {
-            let out = &mut moe.out[rows.start * plan.hidden..rows.end * plan.hidden];
+            let out = &mut moe.out[rows.start * hidden..rows.end * hidden];
             if self.cols == 0 {
                 out.fill(0.0);
             } else {
-                let activated = ffn.activated.rows(rows);
-                c.weight_bytes += project(lanes, out, activated, &[&expert.down], cuts);
+                work.project(out, ffn.activated.rows(rows), &[&expert.down]);
             }
-            for row in out.chunks_exact_mut(plan.hidden) {
+            for row in out.chunks_exact_mut(hidden) {
                 expert.down_bias.iter().for_each(|bias| add_in_place(row, bias));
             }
         }
-        self.combine(lanes, moe, y, plan.hidden);
-        clock.lap(c, Line::FfnDown);
+        self.combine(work.lanes, moe, y, hidden);
+        work.lap(Line::FfnDown);
     }
 
     /// Adds to each token what its experts on this rank made of it, weighted.
