@@ -8,9 +8,10 @@ use crate::{directions, mpi, shell, test, unsafe_homes};
 
 type Check = (&'static str, fn() -> Result<()>);
 
-const CHECKS: [Check; 6] = [
+const CHECKS: [Check; 7] = [
     ("dependency directions", directions::check),
     ("homes of raw memory access", unsafe_homes::check),
+    ("licences and origins of dependencies", licences),
     ("format", || shell::run(shell::cargo().args(["fmt", "--all", "--check"]))),
     ("lints", || {
         let mut clippy = shell::cargo();
@@ -38,4 +39,14 @@ pub fn run() -> Result<()> {
     }
     eprintln!("\nall checks passed: {}", times.join(", "));
     Ok(())
+}
+
+/// Where the machine has cargo-deny: it takes minutes to install, and fetches nothing itself.
+fn licences() -> Result<()> {
+    let installed = shell::cargo().args(["deny", "--version"]).output();
+    if !installed.is_ok_and(|output| output.status.success()) {
+        eprintln!("not checked: `cargo install cargo-deny --locked` brings what checks them");
+        return Ok(());
+    }
+    shell::run(shell::cargo().args(["deny", "check", "licenses", "bans", "sources"]))
 }
