@@ -2,7 +2,7 @@
 //! prefilling.
 //!
 //! ```text
-//! cargo bench -p helix-kernels --bench attention [-- decode | window | prefill | latent | small | avx2]
+//! cargo bench -p helix-kernels --bench attention [-- decode | window | prefill | rows | latent | small | avx2]
 //! ```
 //!
 //! Decode: one query over a shard of `depth` tokens, 3 KV heads of 64 dimensions, `group` query
@@ -10,9 +10,10 @@
 //! cache and is read layer after layer, as a decode step does. The read bandwidth beside each
 //! figure was measured in turns with it.
 //!
-//! Latent: DeepSeek's shape, a key of 576 whose first 512 are the value, shared by all query heads;
-//! `2·(576 + 512)` operations per token and head. Its roof is the rate of multiply-adds from
-//! registers. `avx2`, or the name of another instruction set, limits to it.
+//! Rows: many query heads on one KV head. Latent: DeepSeek's shape, a key of 576 whose first 512 are
+//! the value, shared by all query heads; `2·(576 + 512)` operations per token and head. Their roof is
+//! the rate of multiply-adds from registers, `f32` ones or, for `q8_0`, those of bytes; or it is
+//! reading. `avx2`, or the name of another instruction set, limits to it.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +24,7 @@ use helix_kernels::attention::{
 };
 use helix_kernels::elementwise::{RopeStyle, RopeTable, add_in_place, rms_norm, swiglu};
 use helix_kernels::kv::{KvType, KvView, PAGE_TOKENS, PageShape, append};
-use helix_kernels::probe::{float_peak, read_bandwidth};
+use helix_kernels::probe::{float_peak, integer_peak, read_bandwidth};
 use helix_kernels::{Isa, isa};
 
 const HEAD_DIM: usize = 64;
@@ -49,6 +50,9 @@ fn main() {
     }
     if wants("window") {
         window();
+    }
+    if wants("rows") {
+        rows();
     }
     if wants("latent") {
         latent();
@@ -252,71 +256,90 @@ fn window() {
     }
 }
 
-/// Query heads over a sequence of latents that comes from memory.
-fn latent() {
-    println!("\nattention over latents of 576, value 512, one query token, one thread:");
-    println!("GFLOP/s median (best) of the multiply-add peak, GB/s of read bandwidth");
-    let cases = [1, 2, 4, 8, 16, 32, 64, 128].map(|heads| (KvType::F16, heads));
-    let types = [KvType::F32, KvType::BF16, KvType::Q8_0].map(|kv_type| (kv_type, 16));
-    for (kv_type, heads) in cases.into_iter().chain(types) {
-        let cache = Latents::new(kv_type, 8192 * 30);
-        let (mut speeds, mut peaks, mut roofs) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..3 {
-            peaks.push(float_peak(0.05) / 1e9);
-            roofs.push(read_bandwidth(1, 256 << 20, 0.05) / 1e9);
-            speeds.extend(cache.speeds(heads));
-        }
-        let (median, best) = median_and_best(&mut speeds);
-        let (peak, _) = median_and_best(&mut peaks);
-        let (roof, _) = median_and_best(&mut roofs);
-        let bytes_per_op = cache.shape.token_bytes() as f64 / (heads * LATENT_OPS) as f64;
-        println!(
-            "{kv_type:>6} {heads:>4} heads: {median:6.1} ({best:6.1}) of {peak:6.1}: {:3.0} %, \
-             {:5.1} of {roof:5.1}",
-            100.0 * median / peak,
-            median * bytes_per_op
-        );
+/// Query heads that share a KV head.
+fn rows() {
+    println!("\nattention of many query heads over one KV head, one query token, one thread:");
+    let types = [KvType::F16, KvType::Q8_0];
+    let shapes = [(256, 1), (256, 4), (256, 8), (128, 8), (64, 8), (64, 32)];
+    for (kv_type, (dim, heads)) in types.into_iter().flat_map(|t| shapes.map(|shape| (t, shape))) {
+        One::new(PageShape::new(dim, kv_type)).report(heads);
     }
 }
 
-const LATENT: (usize, usize) = (576, 512);
+/// Query heads over a sequence of latents that comes from memory.
+fn latent() {
+    println!("\nattention over latents of 576, value 512, one query token, one thread:");
+    let cases = [1, 2, 4, 8, 16, 32, 64, 128].map(|heads| (KvType::F16, heads));
+    let types = [KvType::F32, KvType::BF16].map(|kv_type| (kv_type, 16));
+    let codes = [1, 4, 8, 16, 128].map(|heads| (KvType::Q8_0, heads));
+    for (kv_type, heads) in cases.into_iter().chain(types).chain(codes) {
+        One::new(PageShape::latent(576, 512, kv_type)).report(heads);
+    }
+}
 
-/// Operations for one token and one query head.
-const LATENT_OPS: usize = 2 * (LATENT.0 + LATENT.1);
-
-/// One sequence of latents.
-struct Latents {
+/// One sequence of one KV head, several times as large as the last-level cache may be.
+struct One {
     bytes: memmap2::MmapMut,
     shape: PageShape,
     table: Vec<u32>,
 }
 
-impl Latents {
-    fn new(kv_type: KvType, tokens: usize) -> Latents {
-        let shape = PageShape::latent(LATENT.0, LATENT.1, kv_type);
-        let pages = tokens.div_ceil(PAGE_TOKENS);
+impl One {
+    fn new(shape: PageShape) -> One {
+        let pages = (CACHE_BYTES / 2).div_ceil(shape.bytes());
         let mut bytes = memmap2::MmapMut::map_anon(pages * shape.bytes()).expect("memory");
         #[cfg(target_os = "linux")]
         let _ = bytes.advise(memmap2::Advice::HugePage);
         let mut page = vec![0; shape.bytes()];
         let mut random = Random(7);
+        let value_dim = if shape.is_latent() { 0 } else { shape.value_dim() };
         for slot in 0..PAGE_TOKENS {
-            append(&mut page, shape, slot, &random.numbers(LATENT.0), &[]);
+            let (k, v) = (random.numbers(shape.head_dim()), random.numbers(value_dim));
+            append(&mut page, shape, slot, &k, &v);
         }
         bytes.chunks_exact_mut(page.len()).for_each(|to| to.copy_from_slice(&page));
-        Latents { bytes, shape, table: (0..pages as u32).collect() }
+        One { bytes, shape, table: (0..pages as u32).collect() }
     }
 
-    /// GFLOP/s of samples of about 10^9 operations.
+    /// Operations for one token and one query head.
+    fn ops(&self) -> usize {
+        2 * (self.shape.head_dim() + self.shape.value_dim())
+    }
+
+    fn report(&self, heads: usize) {
+        let peak_of = if self.shape.kv_type() == KvType::Q8_0 { integer_peak } else { float_peak };
+        let (mut speeds, mut peaks, mut roofs) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..3 {
+            peaks.push(peak_of(0.05) / 1e9);
+            roofs.push(read_bandwidth(1, 256 << 20, 0.05) / 1e9);
+            speeds.extend(self.speeds(heads));
+        }
+        let (median, best) = median_and_best(&mut speeds);
+        let (peak, _) = median_and_best(&mut peaks);
+        let (roof, _) = median_and_best(&mut roofs);
+        let read = median * self.shape.token_bytes() as f64 / (heads * self.ops()) as f64;
+        println!(
+            "{:>6} {heads:>4} heads of {:>3}: {median:6.1} ({best:6.1}) of {peak:6.1} Gop/s: {:3.0} %, \
+             {read:5.1} of {roof:5.1} GB/s: {:3.0} %",
+            self.shape.kv_type(),
+            self.shape.head_dim(),
+            100.0 * median / peak,
+            100.0 * read / roof
+        );
+    }
+
+    /// 10^9 operations per second, of samples of about as many.
     fn speeds(&self, heads: usize) -> Vec<f64> {
         let view = KvView { pages: &self.bytes, table: &self.table, shape: self.shape };
-        let (len, tokens) = (state_len(LATENT.1), self.table.len() * PAGE_TOKENS);
-        let q: Vec<f32> = Random(3).numbers(heads * LATENT.0).iter().map(|q| q / 24.0).collect();
+        let (dim, len) = (self.shape.head_dim(), state_len(self.shape.value_dim()));
+        let tokens = self.table.len() * PAGE_TOKENS;
+        let scale = 1.0 / (dim as f32).sqrt();
+        let q: Vec<f32> = Random(3).numbers(heads * dim).iter().map(|q| q * scale).collect();
         let sees = vec![Sees::below(tokens as u32); heads];
         let mut scratch = Scratch::new();
         let (mut acc, mut part) = (vec![0.0; heads * len], vec![0.0; heads * len]);
         acc.chunks_exact_mut(len).for_each(clear);
-        let sample = (1_000_000_000 / (heads * LATENT_OPS * PAGE_TOKENS)).clamp(4, 64);
+        let sample = (1_000_000_000 / (heads * self.ops() * PAGE_TOKENS)).clamp(4, 128);
         let mut speeds = Vec::new();
         for first in (0..self.table.len() / sample * sample).step_by(sample).take(ROUNDS) {
             let begun = Instant::now();
@@ -327,7 +350,7 @@ impl Latents {
                     fold(acc, part);
                 }
             }
-            let ops = sample * CHUNK_TOKENS * heads * LATENT_OPS;
+            let ops = sample * CHUNK_TOKENS * heads * self.ops();
             speeds.push(ops as f64 / begun.elapsed().as_secs_f64() / 1e9);
         }
         black_box(&acc);

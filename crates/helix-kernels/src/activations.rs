@@ -34,7 +34,7 @@ const ROUND: f32 = 12_582_912.0; // 1.5·2^23
 impl Sub {
     /// Quantises to the nearest code, ties to even.
     #[inline(always)]
-    fn of<L: Dots>(l: L, x: &[f32; SUB_BLOCK]) -> Sub {
+    pub(crate) fn of<L: Dots>(l: L, x: &[f32; SUB_BLOCK]) -> Sub {
         let halves = x.as_chunks::<16>().0;
         let (zero, round) = (l.splat(0.0), l.splat(ROUND));
         let (low, high) = (l.load(&halves[0]), l.load(&halves[1]));

@@ -13,10 +13,12 @@
 //!
 //! Order of sums: a score adds dimensions in order (of a latent: in each of 16 lanes, then halves of
 //! the lanes); the sum of a chunk's probabilities adds vectors in order in each of 16 lanes, then
-//! halves of the lanes; an output adds tokens in order. Scores are kept in base 2 inside a state
-//! ([`Lse`] is natural, always).
+//! halves of the lanes; an output adds tokens in order. Over [`KvType::Q8_0`] sums are of integers,
+//! and so exact; a score adds groups of 32 dimensions in order. Scores are kept in base 2 inside a
+//! state ([`Lse`] is natural, always).
 
 mod ahead;
+mod codes;
 mod element;
 mod kernel;
 mod latent;
@@ -24,8 +26,9 @@ mod latent;
 use std::ops::Range;
 
 use crate::arch::lanes::{LANES, dispatch, dispatch_on};
+use crate::arch::matmul;
 use crate::isa::{self, Isa};
-use crate::kv::{KvView, PAGE_TOKENS};
+use crate::kv::{KvType, KvView, PAGE_TOKENS};
 pub use crate::lse::Lse;
 
 /// Local tokens that one call of [`attend`] covers at most: a page; chunks start at multiples of
@@ -106,6 +109,7 @@ pub struct Scratch {
     /// Scores, then probabilities, of a tile of rows.
     scores: Box<[kernel::Row; TILE_ROWS]>,
     latent: latent::Scratch,
+    codes: codes::Scratch,
 }
 
 impl Scratch {
@@ -115,6 +119,7 @@ impl Scratch {
         Scratch {
             scores: Box::new([const { kernel::Row([0.0; CHUNK_TOKENS]) }; TILE_ROWS]),
             latent: latent::Scratch::new(),
+            codes: codes::Scratch::new(),
         }
     }
 }
@@ -179,6 +184,9 @@ fn attend_on(
     assert!(range.end.div_ceil(PAGE_TOKENS) <= kv.table.len(), "attend: {range:?} past the table");
     if range.is_empty() {
         state.chunks_exact_mut(len).for_each(clear);
+    } else if kv.shape.kv_type() == KvType::Q8_0 {
+        let scratch = &mut scratch.codes;
+        matmul::dispatch(isa, codes::Attend { state, q, sees, kv, range, scratch });
     } else if kv.shape.is_latent() {
         let scratch = &mut scratch.latent;
         dispatch_on(isa, latent::Attend { state, q, sees, kv, range, scratch });

@@ -5,9 +5,9 @@
 //! values   tiles of [256 tokens][64 dims]      an output accumulates whole vectors of dimensions
 //! ```
 //!
-//! Values are padded with zeros to 16 dimensions, and the last tile may be narrower than 64. With [`KvType::Q8_0`] each 32
-//! dimensions of a token share a scale (binary16): a block's keys are groups of 32 dimensions,
-//! `[64 tokens]` scales before each; `[groups][256 tokens]` scales are before the values.
+//! Values are padded with zeros to 16 dimensions, and the last tile may be narrower than 64. Pages of
+//! [`KvType::Q8_0`], where each 32 dimensions of a token share a scale (binary16), are laid out for
+//! integer arithmetic: see `codes`.
 //!
 //! A page of latents ([`PageShape::latent`]) has no separate keys: each token is one row
 //! `[padded dims]`, whose first elements are the value and all of which are the key.
@@ -18,6 +18,8 @@
 //! all keys of a chunk read before its values, a core drew 14 GB/s from memory that gives it 35.
 //! Zen 4 crosses 4 KiB boundaries of one ascending stream without a pause, and starts each new one
 //! from nothing.
+
+pub(crate) mod codes;
 
 use std::fmt;
 use std::str::FromStr;
@@ -165,7 +167,10 @@ impl PageShape {
     /// Bytes of one page, keys and values; a multiple of 64.
     #[must_use]
     pub const fn bytes(self) -> usize {
-        self.values() + PAGE_TOKENS * self.padded_dims() * self.kv_type.element_bytes()
+        match self.kv_type {
+            KvType::Q8_0 => self.code_bytes(),
+            kv_type => self.values() + PAGE_TOKENS * self.padded_dims() * kv_type.element_bytes(),
+        }
     }
 
     /// Bytes that attending to one token needs: its keys, values and scales, no padding. A latent
@@ -208,22 +213,14 @@ impl PageShape {
         })
     }
 
-    /// Bytes of the keys of [`BLOCK_TOKENS`] tokens, scales among them; none apart from latents.
+    /// Bytes of the keys of [`BLOCK_TOKENS`] tokens; none apart from latents.
     pub(crate) const fn key_block_bytes(self) -> usize {
-        if self.latent {
-            return 0;
-        }
-        BLOCK_TOKENS * (self.head_dim * self.kv_type.element_bytes() + 2 * self.groups())
-    }
-
-    /// Where the values' scales start.
-    pub(crate) const fn value_scales(self) -> usize {
-        PAGE_TOKENS / BLOCK_TOKENS * self.key_block_bytes()
+        if self.latent { 0 } else { BLOCK_TOKENS * self.head_dim * self.kv_type.element_bytes() }
     }
 
     /// Where the values start.
     pub(crate) const fn values(self) -> usize {
-        self.value_scales() + PAGE_TOKENS * 2 * self.groups()
+        PAGE_TOKENS / BLOCK_TOKENS * self.key_block_bytes()
     }
 }
 
@@ -266,7 +263,7 @@ pub fn append(page: &mut [u8], shape: PageShape, slot: usize, k: &[f32], v: &[f3
         KvType::F32 => append_plain(page, shape, slot, k, v, f32::to_le_bytes),
         KvType::F16 => append_plain(page, shape, slot, k, v, f16_bytes),
         KvType::BF16 => append_plain(page, shape, slot, k, v, bf16_bytes),
-        KvType::Q8_0 => append_q8_0(page, shape, slot, k, v),
+        KvType::Q8_0 => codes::append(page, shape, slot, k, v),
     }
 }
 
@@ -300,51 +297,4 @@ fn append_plain<const N: usize>(
     for tile in shape.value_rows(slot) {
         values[tile].fill_with(|| x.next().map_or([0; N], |&x| bytes(x)));
     }
-}
-
-fn append_q8_0(page: &mut [u8], shape: PageShape, slot: usize, k: &[f32], v: &[f32]) {
-    if shape.latent {
-        return append_q8_0_row(page, shape, slot, k);
-    }
-    let block = &mut page[slot / BLOCK_TOKENS * shape.key_block_bytes()..];
-    let groups = block.chunks_mut(BLOCK_TOKENS * (2 + SCALE_DIMS));
-    for (x, group) in k.chunks(SCALE_DIMS).zip(groups) {
-        let scale = scale_of(x);
-        let (scales, keys) = group.split_at_mut(2 * BLOCK_TOKENS);
-        scales.as_chunks_mut().0[slot % BLOCK_TOKENS] = scale.to_le_bytes();
-        let column = keys[slot % BLOCK_TOKENS..].iter_mut().step_by(BLOCK_TOKENS);
-        for (key, &x) in column.zip(x) {
-            *key = quantise(x, scale);
-        }
-    }
-    append_q8_0_row(page, shape, slot, v);
-}
-
-/// A value, or a latent.
-fn append_q8_0_row(page: &mut [u8], shape: PageShape, slot: usize, x: &[f32]) {
-    let (scales, values) = page.split_at_mut(shape.values());
-    let (scales, _) = scales[shape.value_scales()..].as_chunks_mut();
-    let rows = shape.value_rows(slot).flat_map(|tile| {
-        let end = tile.end;
-        tile.step_by(SCALE_DIMS).map(move |start| start..end.min(start + SCALE_DIMS))
-    });
-    for (group, (x, row)) in x.chunks(SCALE_DIMS).zip(rows).enumerate() {
-        let scale = scale_of(x);
-        scales[group * PAGE_TOKENS + slot] = scale.to_le_bytes();
-        let mut x = x.iter();
-        values[row].fill_with(|| x.next().map_or(0, |&x| quantise(x, scale)));
-    }
-}
-
-/// The scale that maps the largest magnitude to 127; NaN if a number is, so that it stays visible.
-fn scale_of(x: &[f32]) -> half::f16 {
-    let larger = |m: f32, x: &f32| if x.abs() > m || x.is_nan() { x.abs() } else { m };
-    let largest = x.iter().fold(0.0, larger);
-    half::f16::from_f32((largest / 127.0).clamp(0.0, 65504.0))
-}
-
-/// To the nearest multiple of the scale as it was stored.
-fn quantise(x: f32, scale: half::f16) -> u8 {
-    let scale = scale.to_f32();
-    if scale == 0.0 { 0 } else { (x / scale).round().clamp(-127.0, 127.0) as i8 as u8 }
 }

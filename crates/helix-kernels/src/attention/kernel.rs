@@ -10,10 +10,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::ahead::Ahead;
-use super::element::{BF16, Element, F16, F32, Q8_0};
+use super::element::{BF16, Element, F16, F32};
 use super::{CHUNK_TOKENS, Scratch, Sees, Span, TILE_ROWS, state_len};
 use crate::arch::lanes::{Kernel, LANES, Lanes, exp2_falling};
-use crate::kv::{BLOCK_TOKENS, KvType, KvView, PAGE_TOKENS, PageShape, SCALE_DIMS, VALUE_TILE};
+use crate::kv::{BLOCK_TOKENS, KvType, KvView, PAGE_TOKENS, PageShape, VALUE_TILE};
 
 /// The scores of one row against a chunk, then their probabilities.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ impl Kernel for Attend<'_> {
             KvType::F32 => self.tiles::<S, F32>(s),
             KvType::F16 => self.tiles::<S, F16>(s),
             KvType::BF16 => self.tiles::<S, BF16>(s),
-            KvType::Q8_0 => self.tiles::<S, Q8_0>(s),
+            KvType::Q8_0 => unreachable!("`codes` has them"),
         }
     }
 }
@@ -257,50 +257,28 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, '_, E, R, 
         let dims = shape.head_dim();
         let q: [&[f32]; R] = std::array::from_fn(|r| &self.q[r * dims..][..dims]);
         let (block, vector) = (self.vector / BLOCK_VECTORS, self.vector % BLOCK_VECTORS);
-        let mut at = block * shape.key_block_bytes();
-        let group = if E::SCALED { SCALE_DIMS } else { dims };
-        let mut totals = [[s.splat(0.0); P]; R];
+        let at = block * shape.key_block_bytes();
+        let keys = &block_rows::<E>(&self.page.bytes[at..])[..dims];
         let mut ahead = self.ahead.products::<E>(R, dims, P);
-        for start in (0..dims).step_by(group) {
-            let mut scales = [s.splat(1.0); P];
-            if E::SCALED {
-                let (vectors, _) = self.page.bytes[at..].as_chunks();
-                for p in 0..P {
-                    scales[p] = s.load_f16(&vectors[vector + p]);
-                }
-                at += 2 * BLOCK_TOKENS;
-            }
-            let count = group.min(dims - start);
-            let keys = &block_rows::<E>(&self.page.bytes[at..])[..count];
-            let q: [&[f32]; R] = std::array::from_fn(|r| &q[r][start..][..count]);
-            at += size_of_val(keys);
-            let mut sums = [[s.splat(0.0); P]; R];
-            for d in 0..count {
-                ahead.step(s);
-                let mut k = [s.splat(0.0); P];
-                let row: &[E::Row; P] = keys[d][vector..].first_chunk().expect("a block");
-                for p in 0..P {
-                    k[p] = E::load(s, &row[p]);
-                }
-                for r in 0..R {
-                    let q = s.splat(q[r][d]);
-                    for p in 0..P {
-                        sums[r][p] = s.fma(q, k[p], sums[r][p]);
-                    }
-                }
+        let mut sums = [[s.splat(0.0); P]; R];
+        for d in 0..dims {
+            ahead.step(s);
+            let mut k = [s.splat(0.0); P];
+            let row: &[E::Row; P] = keys[d][vector..].first_chunk().expect("a block");
+            for p in 0..P {
+                k[p] = E::load(s, &row[p]);
             }
             for r in 0..R {
+                let q = s.splat(q[r][d]);
                 for p in 0..P {
-                    let sum = sums[r][p];
-                    totals[r][p] =
-                        if E::SCALED { s.fma(scales[p], sum, totals[r][p]) } else { sum };
+                    sums[r][p] = s.fma(q, k[p], sums[r][p]);
                 }
             }
         }
         for r in 0..R {
             let (scores, _) = self.scores[r].0.as_chunks_mut();
             for p in 0..P {
-                s.store(totals[r][p], &mut scores[self.vector + p]);
+                s.store(sums[r][p], &mut scores[self.vector + p]);
             }
         }
     }
@@ -344,18 +322,6 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, '_, E, R, 
         let tile = &E::rows(&self.page.bytes[shape.values()..])[before / LANES..];
         let values = &tile[within..];
         let p: &[Row; R] = self.scores.first_chunk().expect("a whole tile");
-        // Vectors that share a scale, and their probabilities times it.
-        let span = if E::SCALED { (SCALE_DIMS / LANES).min(N) } else { N };
-        let mut scaled;
-        let weights = if E::SCALED {
-            scaled = [const { [const { Row([0.0; CHUNK_TOKENS]) }; R] }; 2];
-            for (part, scaled) in scaled.iter_mut().take(N / span).enumerate() {
-                self.scale(s, self.vector + part * span, p, scaled);
-            }
-            [&scaled[0], &scaled[1]]
-        } else {
-            [p, p]
-        };
         let mut ahead = self.ahead.products::<E>(R, self.tokens.len(), N);
         for token in self.tokens.clone() {
             ahead.step(s);
@@ -365,11 +331,9 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, '_, E, R, 
                 v[n] = E::load(s, &value[n]);
             }
             for r in 0..R {
-                for part in 0..N / span {
-                    let p = s.splat(weights[part][r].0[token]);
-                    for n in part * span..(part + 1) * span {
-                        sums[r][n] = s.fma(p, v[n], sums[r][n]);
-                    }
+                let p = s.splat(p[r].0[token]);
+                for n in 0..N {
+                    sums[r][n] = s.fma(p, v[n], sums[r][n]);
                 }
             }
         }
@@ -382,27 +346,9 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, '_, E, R, 
     }
 }
 
-impl<E: Element, const R: usize, const N: usize> Weigh<'_, '_, E, R, N> {
-    /// Probabilities times the scales of the group of `vector`, of the tokens' whole vectors.
-    #[inline(always)]
-    fn scale<S: Lanes>(&self, s: S, vector: usize, p: &[Row; R], scaled: &mut [Row; R]) {
-        let shape = self.page.shape;
-        let group = vector * LANES / SCALE_DIMS;
-        let at = shape.value_scales() + 2 * group * PAGE_TOKENS;
-        let (scales, _) = self.page.bytes[at..].as_chunks();
-        for i in self.tokens.start / LANES..self.tokens.end.div_ceil(LANES) {
-            let scale = s.load_f16(&scales[i]);
-            for r in 0..R {
-                let p = s.load(&p[r].0.as_chunks().0[i]);
-                s.store(s.mul(p, scale), &mut scaled[r].0.as_chunks_mut().0[i]);
-            }
-        }
-    }
-}
-
 /// Vector `i` of a row, with `other` in place of what lies outside `span`.
 #[inline(always)]
-fn within<S: Lanes>(s: S, x: S::F, i: usize, span: Span, other: f32) -> S::F {
+pub(super) fn within<S: Lanes>(s: S, x: S::F, i: usize, span: Span, other: f32) -> S::F {
     let (start, mut x) = (i * LANES, x);
     if start < span.from {
         x = s.first(span.from - start, s.splat(other), x);

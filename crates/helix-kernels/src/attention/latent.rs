@@ -22,12 +22,12 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::element::{BF16, Element, F16, F32, Q8_0};
+use super::element::{BF16, Element, F16, F32};
 use super::kernel::{Row, largest, probabilities};
 use super::{CHUNK_TOKENS, Sees, Span, state_len};
 use crate::arch::lanes::{Kernel, LANES, Lanes};
 use crate::arch::memory::Buffer;
-use crate::kv::{KvType, KvView, MAX_HEAD_DIM, PAGE_TOKENS, PageShape, SCALE_DIMS};
+use crate::kv::{KvType, KvView, MAX_HEAD_DIM, PAGE_TOKENS, PageShape};
 
 /// Query rows that share the scratch's way to the registers, at most.
 const TILE_ROWS: usize = 8;
@@ -186,7 +186,7 @@ impl Page<'_> {
             KvType::F32 => s.run(Convert::<F32> { chunk, shape, page, tokens, of: PhantomData }),
             KvType::F16 => s.run(Convert::<F16> { chunk, shape, page, tokens, of: PhantomData }),
             KvType::BF16 => s.run(Convert::<BF16> { chunk, shape, page, tokens, of: PhantomData }),
-            KvType::Q8_0 => s.run(Convert::<Q8_0> { chunk, shape, page, tokens, of: PhantomData }),
+            KvType::Q8_0 => unreachable!("`codes` has them"),
         }
     }
 }
@@ -208,24 +208,11 @@ impl<E: Element> Kernel for Convert<'_, E> {
         let Convert { chunk, shape, page, tokens, .. } = self;
         let vectors = shape.padded_dims() / LANES;
         let rows = E::rows(&page[shape.values()..]);
-        let mut scales = [[0.0; LANES]; MAX_HEAD_DIM / SCALE_DIMS];
-        for token in tokens.clone() {
-            if E::SCALED && (token == tokens.start || token.is_multiple_of(LANES)) {
-                for (group, scales) in scales[..shape.groups()].iter_mut().enumerate() {
-                    let at =
-                        shape.value_scales() + 2 * (group * PAGE_TOKENS + token / LANES * LANES);
-                    s.store(s.load_f16(page[at..].first_chunk().expect("a page")), scales);
-                }
-            }
+        for token in tokens {
             let row = &rows[token * vectors..][..vectors];
-            for (index, (row, panel)) in row.chunks(LINE_VECTORS).zip(&mut *chunk).enumerate() {
+            for (row, panel) in row.chunks(LINE_VECTORS).zip(&mut *chunk) {
                 for (i, to) in panel[token].iter_mut().enumerate() {
-                    let mut x = row.get(i).map_or(s.splat(0.0), |row| E::load(s, row));
-                    if E::SCALED {
-                        let group = (index * LINE_VECTORS + i) * LANES / SCALE_DIMS;
-                        x = s.mul(x, s.splat(scales[group][token % LANES]));
-                    }
-                    s.store(x, to);
+                    s.store(row.get(i).map_or(s.splat(0.0), |row| E::load(s, row)), to);
                 }
             }
         }

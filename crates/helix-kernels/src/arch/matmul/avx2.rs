@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use super::panel::GROUP;
 use super::{Dots, Job};
 use crate::arch::lanes::Avx2;
+use crate::kv::codes::QUAD;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn with_features<J: Job>(lanes: Avx2, job: J) {
@@ -21,6 +22,30 @@ fn halves(words: __m256i) -> [__m256; 2] {
         _mm256_and_si256(_mm256_srai_epi16::<1>(words), _mm256_set1_epi16(0xbf80_u16 as i16));
     let (low, high) = (_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves));
     [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
+}
+
+/// `sum + Σ_i x[i]·w[4·row + [0, 2, 1, 3][i]]`.
+#[inline(always)]
+fn dot_split(sum: Pair, w: Pair, x: [i16; 4]) -> Pair {
+    let pair = |i: usize| i32::from(x[i] as u16) | i32::from(x[i + 1]) << 16;
+    let one = |sum: __m256i, w: __m256i| {
+        // SAFETY: the callers are methods of `Avx2`, which proves that the instructions exist.
+        unsafe {
+            let (even, odd) =
+                (_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srli_epi16::<8>(w));
+            let even = _mm256_madd_epi16(even, _mm256_set1_epi32(pair(0)));
+            let odd = _mm256_madd_epi16(odd, _mm256_set1_epi32(pair(2)));
+            _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
+        }
+    };
+    [one(sum[0], w[0]), one(sum[1], w[1])]
+}
+
+/// How [`Dots::turn`] orders sixteen bytes: a dimension's four tokens, then the next one's.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn turned() -> __m128i {
+    _mm_setr_epi8(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15)
 }
 
 // SAFETY of every block below: `self` proves that the instructions exist; memory that is read is
@@ -90,11 +115,47 @@ impl Dots for Avx2 {
         }
     }
 
-    /// The upper bit of a code apart from the rest, so that pairs of products (2·128·127 at most)
-    /// stay within 16 bits.
+    /// Even and odd columns apart, as words: pairs of products of bytes would not fit 16 bits.
     #[inline(always)]
     fn dot_wide(self, sum: Pair, w: Pair, x: &[i8; 4]) -> Pair {
-        self.dot(self.dot(sum, self.and(w, 0x7f), x), self.and(w, 0x80), x)
+        dot_split(sum, w, [x[0], x[2], x[1], x[3]].map(i16::from))
+    }
+
+    #[inline(always)]
+    fn dot_words(self, sum: Pair, v: Pair, w: &[i16; QUAD]) -> Pair {
+        dot_split(sum, v, *w)
+    }
+
+    #[inline(always)]
+    fn words(self, sum: Pair, x: [[__m256; 2]; 2], to: &mut [[i16; QUAD]; 8]) -> Pair {
+        let to: *mut __m256i = to.as_mut_ptr().cast();
+        let mut sum = sum;
+        // SAFETY: see the top of the implementation; what is written is `to`.
+        unsafe {
+            for (i, x) in x.into_iter().enumerate() {
+                let [a, b] = x.map(|x| _mm256_cvtps_epi32(x));
+                // Packing works on halves: four lanes of `a` and of `b` in each.
+                let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
+                _mm256_storeu_si256(to.add(i), words);
+                let pairs = _mm256_madd_epi16(words, _mm256_set1_epi16(1));
+                sum[i] = _mm256_add_epi32(sum[i], pairs);
+            }
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn turn(self, from: [&[u8; 16]; 4], to: &mut [u8; GROUP]) {
+        let to: *mut __m256i = to.as_mut_ptr().cast();
+        // SAFETY: see the top of the implementation; what is written is `to`.
+        unsafe {
+            let [a, b, c, d] = from.map(|x| _mm_loadu_si128(x.as_ptr().cast()));
+            let order = _mm256_broadcastsi128_si256(turned());
+            let low = _mm256_shuffle_epi8(_mm256_set_m128i(b, a), order);
+            let high = _mm256_shuffle_epi8(_mm256_set_m128i(d, c), order);
+            _mm256_storeu_si256(to, low);
+            _mm256_storeu_si256(to.add(1), high);
+        }
     }
 
     #[inline(always)]

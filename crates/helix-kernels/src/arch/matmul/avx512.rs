@@ -1,14 +1,33 @@
 //! AVX-512 with VNNI: a group of weights is one register.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::panel::GROUP;
 use super::{Dots, Job};
 use crate::arch::lanes::Avx512;
+use crate::kv::codes::QUAD;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 fn with_features<J: Job>(lanes: Avx512, job: J) {
     job.run(lanes);
+}
+
+/// `_mm512_dpwssd_epi32`, of which LLVM makes a product and a sum where two follow each other.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dot_pairs(mut sum: __m512i, v: __m512i, w: __m512i) -> __m512i {
+    // SAFETY: registers alone.
+    unsafe {
+        asm!(
+            "vpdpwssd {sum}, {v}, {w}",
+            sum = inout(zmm_reg) sum,
+            v = in(zmm_reg) v,
+            w = in(zmm_reg) w,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sum
 }
 
 /// FP8 in the upper bytes of words.
@@ -75,6 +94,45 @@ impl Dots for Avx512 {
     #[inline(always)]
     fn dot_wide(self, sum: __m512i, w: __m512i, x: &[i8; 4]) -> __m512i {
         self.dot(sum, w, x)
+    }
+
+    #[inline(always)]
+    fn dot_words(self, sum: __m512i, v: __m512i, w: &[i16; QUAD]) -> __m512i {
+        let pairs: *const i32 = w.as_ptr().cast();
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            // Loads of their own, which broadcast: from a register that takes a port of the sums.
+            let (a, b) = (pairs.read_unaligned(), pairs.add(1).read_unaligned());
+            let (even, odd) =
+                (_mm512_and_si512(v, _mm512_set1_epi16(255)), _mm512_srli_epi16::<8>(v));
+            dot_pairs(dot_pairs(sum, even, _mm512_set1_epi32(a)), odd, _mm512_set1_epi32(b))
+        }
+    }
+
+    #[inline(always)]
+    fn words(self, sum: __m512i, x: [__m512; 2], to: &mut [[i16; QUAD]; 8]) -> __m512i {
+        // SAFETY: see the top of the implementation; what is written is `to`.
+        unsafe {
+            let [a, b] = x.map(|x| _mm512_cvtps_epi32(x));
+            // Packing works on quarters: four lanes of `a` and of `b` in each.
+            let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+            let words = _mm512_permutexvar_epi64(order, _mm512_packs_epi32(a, b));
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), words);
+            _mm512_dpwssd_epi32(sum, words, _mm512_set1_epi16(1))
+        }
+    }
+
+    #[inline(always)]
+    fn turn(self, from: [&[u8; 16]; 4], to: &mut [u8; GROUP]) {
+        // SAFETY: see the top of the implementation; what is written is `to`.
+        unsafe {
+            let [a, b, c, d] = from.map(|x| _mm_loadu_si128(x.as_ptr().cast()));
+            let tokens = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
+            let tokens = _mm512_inserti32x4::<2>(tokens, c);
+            let tokens = _mm512_inserti32x4::<3>(tokens, d);
+            let order = _mm512_broadcast_i32x4(super::avx2::turned());
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_shuffle_epi8(tokens, order));
+        }
     }
 
     #[inline(always)]

@@ -18,6 +18,7 @@ use super::lanes::Neon;
 use super::lanes::{Avx2, Avx512};
 use super::lanes::{Lanes, Scalar};
 use crate::isa::Isa;
+use crate::kv::codes::QUAD;
 use panel::GROUP;
 
 pub(crate) use kernel::{Operand, multiply};
@@ -114,6 +115,14 @@ pub(crate) trait Dots: Lanes {
     fn dot(self, sum: Self::Ints, w: Self::Bytes, x: &[i8; 4]) -> Self::Ints;
     /// `sum + Σ_c w[4·row + c]·x[c]` for codes of all 8 bits.
     fn dot_wide(self, sum: Self::Ints, w: Self::Bytes, x: &[i8; 4]) -> Self::Ints;
+    /// `sum + Σ_i w[i]·v[4·row + TOKEN_BYTES[i]]`: codes of four tokens, and their weights.
+    fn dot_words(self, sum: Self::Ints, v: Self::Bytes, w: &[i16; QUAD]) -> Self::Ints;
+    /// Rounds 32 numbers to words, ties to even; what fits none becomes the nearest one, and NaN any.
+    /// Adds them to `sum`, each to some lane.
+    fn words(self, sum: Self::Ints, x: [Self::F; 2], to: &mut [[i16; QUAD]; 8]) -> Self::Ints;
+    /// Sixteen dimensions of four tokens, from `[token][dimension]` four dimensions at a time, to
+    /// `[dimension][token]`, tokens in the order of [`TOKEN_BYTES`](crate::kv::codes::TOKEN_BYTES).
+    fn turn(self, from: [&[u8; 16]; 4], to: &mut [u8; GROUP]);
     /// `x << shift` in every lane.
     fn splat_shl(self, x: i32, shift: u32) -> Self::Ints;
     /// Byte `column` of each row's four.

@@ -6,6 +6,7 @@ use std::arch::asm;
 use super::panel::GROUP;
 use super::{Dots, Job};
 use crate::arch::lanes::Neon;
+use crate::kv::codes::QUAD;
 
 #[inline(never)]
 #[target_feature(enable = "neon,dotprod")]
@@ -143,6 +144,62 @@ impl Dots for Neon {
                 vaddq_s32(low[2], vshlq_n_s32::<7>(c)),
                 vaddq_s32(low[3], vshlq_n_s32::<7>(d)),
             ]
+        }
+    }
+
+    #[inline(always)]
+    fn dot_words(self, sum: Ints, v: Bytes, w: &[i16; QUAD]) -> Ints {
+        #[inline]
+        #[target_feature(enable = "neon")]
+        fn one(sum: int32x4_t, v: uint8x16_t, w: &[i16; QUAD]) -> int32x4_t {
+            let v = vreinterpretq_u16_u8(v);
+            let even = vreinterpretq_s16_u16(vandq_u16(v, vdupq_n_u16(255)));
+            let odd = vreinterpretq_s16_u16(vshrq_n_u16::<8>(v));
+            vaddq_s32(vaddq_s32(sum, pairs(even, w[0], w[1])), pairs(odd, w[2], w[3]))
+        }
+        /// The sums of neighbours, the first of each times `x`, the second times `y`.
+        #[inline]
+        #[target_feature(enable = "neon")]
+        fn pairs(v: int16x8_t, x: i16, y: i16) -> int32x4_t {
+            let w = vtrn1q_s16(vdupq_n_s16(x), vdupq_n_s16(y));
+            vpaddq_s32(vmull_s16(vget_low_s16(v), vget_low_s16(w)), vmull_high_s16(v, w))
+        }
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            [one(sum[0], v[0], w), one(sum[1], v[1], w), one(sum[2], v[2], w), one(sum[3], v[3], w)]
+        }
+    }
+
+    #[inline(always)]
+    fn words(self, sum: Ints, x: [[float32x4_t; 4]; 2], to: &mut [[i16; QUAD]; 8]) -> Ints {
+        #[inline]
+        #[target_feature(enable = "neon")]
+        fn narrow(a: float32x4_t, b: float32x4_t) -> int16x8_t {
+            vcombine_s16(vqmovn_s32(vcvtnq_s32_f32(a)), vqmovn_s32(vcvtnq_s32_f32(b)))
+        }
+        let to: *mut i16 = to.as_mut_ptr().cast();
+        let mut sum = sum;
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            for (i, sum) in sum.iter_mut().enumerate() {
+                let x = &x[i / 2][i % 2 * 2..];
+                let words = narrow(x[0], x[1]);
+                vst1q_s16(to.add(8 * i), words);
+                *sum = vpadalq_s16(*sum, words);
+            }
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn turn(self, from: [&[u8; 16]; 4], to: &mut [u8; GROUP]) {
+        const ORDER: [u8; 16] = [0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15];
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let order = vld1q_u8(ORDER.as_ptr());
+            for (from, to) in from.into_iter().zip(to.as_chunks_mut::<16>().0) {
+                vst1q_u8(to.as_mut_ptr(), vqtbl1q_u8(vld1q_u8(from.as_ptr()), order));
+            }
         }
     }
 

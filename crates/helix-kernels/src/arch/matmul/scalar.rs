@@ -5,6 +5,7 @@ use super::panel::GROUP;
 use super::{Dots, Job};
 use crate::arch::lanes::Scalar;
 use crate::formats::e4m3;
+use crate::kv::codes::{QUAD, TOKEN_BYTES};
 
 impl Dots for Scalar {
     type Bytes = [u8; GROUP];
@@ -53,6 +54,32 @@ impl Dots for Scalar {
     #[inline(never)]
     fn dot_wide(self, sum: [i32; 16], w: [u8; GROUP], x: &[i8; 4]) -> [i32; 16] {
         self.dot(sum, w, x)
+    }
+
+    #[inline(never)]
+    fn dot_words(self, sum: [i32; 16], v: [u8; GROUP], w: &[i16; QUAD]) -> [i32; 16] {
+        std::array::from_fn(|row| {
+            let code = |i: usize| i32::from(v[QUAD * row + TOKEN_BYTES[i]]);
+            let products = w.iter().enumerate().map(|(i, &w)| i32::from(w) * code(i));
+            sum[row] + products.sum::<i32>()
+        })
+    }
+
+    #[inline(never)]
+    fn words(self, sum: [i32; 16], x: [[f32; 16]; 2], to: &mut [[i16; QUAD]; 8]) -> [i32; 16] {
+        // A cast takes the nearest that fits.
+        let words = x.map(|x| x.map(|x| x.round_ties_even() as i16));
+        to.as_flattened_mut().copy_from_slice(words.as_flattened());
+        std::array::from_fn(|i| sum[i] + i32::from(words[0][i]) + i32::from(words[1][i]))
+    }
+
+    #[inline(never)]
+    fn turn(self, from: [&[u8; 16]; 4], to: &mut [u8; GROUP]) {
+        for (dim, to) in to.as_chunks_mut::<QUAD>().0.iter_mut().enumerate() {
+            for (token, byte) in TOKEN_BYTES.iter().enumerate() {
+                to[*byte] = from[dim / QUAD][token * QUAD + dim % QUAD];
+            }
+        }
     }
 
     #[inline(always)]
