@@ -45,7 +45,8 @@ pub struct LayoutArgs {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_KV_BLOCK)]
     kv_block: usize,
     /// How ranks that need the same Q, K and V come by them: replicate (each computes all) or
-    /// gather (each computes a share) [default: chosen by bytes read, and by how long messages take]
+    /// gather (each computes a share) [default: chosen by bytes read, and by how long messages
+    /// take]
     #[arg(long, value_name = "MODE")]
     qkv: Option<QkvMode>,
 }
