@@ -250,12 +250,3 @@ fn a_token_reads_whole_experts_beside_what_is_planned() {
         }
     }
 }
-
-/// Predictions stand beside measurements by the names of their lines.
-#[test]
-fn lines_are_called_the_same() {
-    let measured = helix_engine::Line::ALL.map(helix_engine::Line::name);
-    let planned = Line::ALL.map(Line::name);
-    assert_eq!(planned[..measured.len()], measured);
-    assert_eq!(planned[measured.len()..], ["stage to stage"], "the engine has one stage");
-}

@@ -282,8 +282,8 @@ pub fn predict(
 /// A line of a breakdown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Term {
-    /// The line.
-    pub line: Line,
+    /// The line of a step, or the way from one pipeline stage to the next.
+    pub line: &'static str,
     /// Milliseconds of the latency.
     pub ms: f64,
     /// Part of the latency.
@@ -296,12 +296,12 @@ impl Prediction {
         let layers = model.shape.layers;
         let turns = placement.pp as f64 * layers.div_ceil(placement.pp) as f64 / layers as f64;
         let seconds = |line: Line| match line {
-            Line::StageSend => self.send_s,
             Line::Embedding | Line::Head | Line::LogitsGather => self.time.of(line),
             _ => self.time.of(line) * turns,
         };
-        let terms = Line::ALL.into_iter().map(|line| (line, seconds(line)));
-        terms
+        let lines = Line::ALL.into_iter().map(|line| (line.name(), seconds(line)));
+        lines
+            .chain([("stage to stage", self.send_s)])
             .filter(|(_, seconds)| *seconds > 0.0)
             .map(|(line, s)| Term { line, ms: s * 1e3, part: s / self.ttl_s })
             .collect()

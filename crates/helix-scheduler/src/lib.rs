@@ -29,11 +29,13 @@
 #![forbid(unsafe_code)]
 
 mod limits;
+mod line;
 mod request;
 mod scheduler;
 mod step;
 
 pub use limits::{Limits, LimitsError};
+pub use line::Line;
 pub use request::{Finish, Refusal, Request, SequenceId};
 pub use scheduler::{Cancelled, Committed, Scheduler};
 pub use step::{Run, Step, Wanted};

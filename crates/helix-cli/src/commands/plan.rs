@@ -211,7 +211,7 @@ fn print_chosen(chosen: &Chosen, question: &str) -> Outcome {
     let mut table = Table::new(1, ["line", "ms", "%"]);
     for term in &chosen.breakdown {
         table.row(vec![
-            term.line.name().to_owned(),
+            term.line.to_owned(),
             format!("{:.4}", term.ms),
             format!("{:.1}", term.part * 100.0),
         ]);

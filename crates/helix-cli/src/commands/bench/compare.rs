@@ -4,7 +4,7 @@ use crate::commands::plan::inputs;
 use crate::failure::{Failure, Outcome};
 use crate::figures::rounded;
 use crate::output::Table;
-use helix_engine::{Engine, FfnReduce, HopB, Line as Measured, MlaUp};
+use helix_engine::{Engine, FfnReduce, HopB, MlaUp};
 use helix_layout::Rank;
 use helix_plan::costs::{self, Choices, Message, Work};
 use helix_plan::{
@@ -130,7 +130,7 @@ pub fn report(tests: &[(String, &Comparison, &Map<String, Value>)]) -> String {
             ];
             table.row(cells.to_vec());
         };
-        for line in Measured::ALL.map(Measured::name) {
+        for line in Line::ALL.map(Line::name) {
             let found = us(measured, line).unwrap_or(0.0);
             row(line, us(&comparison.lines_us, line).unwrap_or(0.0), found);
         }

@@ -1,8 +1,7 @@
-//! The lines of a step, as `helix-engine`'s `layer.rs` and `rank.rs` run them.
+//! What a step consists of on each rank.
 
-use serde::{Serialize, Serializer};
-
-/// A line of a step. Names are the engine's, so that predictions stand beside measurements.
+/// A line of a step, as `helix-engine`'s `layer.rs` and `rank.rs` run them one after the other; by
+/// their names predictions stand beside measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names are the lines'")]
 pub enum Line {
@@ -23,13 +22,11 @@ pub enum Line {
     FfnAllReduce,
     Head,
     LogitsGather,
-    /// From one pipeline stage to the next; the engine has none.
-    StageSend,
 }
 
 impl Line {
     /// All lines, in the order of a step.
-    pub const ALL: [Line; 18] = [
+    pub const ALL: [Line; 17] = [
         Line::Embedding,
         Line::AttentionNorm,
         Line::Qkv,
@@ -47,7 +44,6 @@ impl Line {
         Line::FfnAllReduce,
         Line::Head,
         Line::LogitsGather,
-        Line::StageSend,
     ];
 
     /// The name that reports print.
@@ -70,13 +66,6 @@ impl Line {
             Line::FfnAllReduce => "all-reduce (ffn)",
             Line::Head => "lm head",
             Line::LogitsGather => "gather logits",
-            Line::StageSend => "stage to stage",
         }
-    }
-}
-
-impl Serialize for Line {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
     }
 }
