@@ -5,7 +5,7 @@ mod chat;
 mod inspect;
 mod logits;
 mod perplexity;
-mod plan;
+pub mod plan;
 mod probe;
 mod run;
 mod verify;

@@ -10,7 +10,7 @@ pub fn find(model: &Path, console: &Console) -> Outcome<PathBuf> {
     if let Some(name) = model.to_str().and_then(|model| model.strip_prefix("hf:")) {
         return on_hub(name, console);
     }
-    find_in(model, cache_directory().as_deref())
+    find_in(model, models().as_deref())
 }
 
 #[cfg(feature = "hub")]
@@ -28,7 +28,7 @@ fn on_hub(name: &str, _: &Console) -> Outcome<PathBuf> {
 
 /// Whether `model` is the name of a model in the user's cache directory.
 pub fn is_cached(model: &Path) -> bool {
-    let names = cache_directory().map(|cache| cached(&cache)).unwrap_or_default();
+    let names = models().map(|cache| cached(&cache)).unwrap_or_default();
     cached_name(model).is_some_and(|name| names.iter().any(|n| n.eq_ignore_ascii_case(name)))
 }
 
@@ -75,11 +75,16 @@ fn cached_name(model: &Path) -> Option<&str> {
     plain.then(|| name.strip_suffix(".gguf").unwrap_or(name))
 }
 
-/// `helix/models` in the user's cache directory.
-fn cache_directory() -> Option<PathBuf> {
+/// Where fetched models are.
+fn models() -> Option<PathBuf> {
+    Some(cache_directory()?.join("models"))
+}
+
+/// `helix` in the user's cache directory.
+pub fn cache_directory() -> Option<PathBuf> {
     let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    Some(cache?.join("helix").join("models"))
+    Some(cache?.join("helix"))
 }
 
 /// Names of the models in `cache`, sorted.

@@ -8,11 +8,14 @@ mod console;
 mod failure;
 mod figures;
 mod generate;
+mod hardware;
+mod host;
 #[cfg(feature = "hub")]
 mod hub;
 mod interrupt;
 mod location;
 mod output;
+mod planning;
 mod processes;
 mod ranks;
 mod setup;

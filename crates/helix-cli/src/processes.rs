@@ -6,7 +6,6 @@ use crate::failure::{Failure, Outcome};
 use crate::setup;
 use helix_comm::World;
 use helix_engine::{EngineError, dismiss, follow, round_trips};
-use helix_layout::Layout;
 use helix_model::Model;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -93,12 +92,19 @@ impl Ranks {
         self.processes().is_some_and(|processes| processes.world.rank() > 0)
     }
 
-    /// How many of `layout`'s ranks share how many processors, where this process is.
-    pub fn on_host(&self, layout: &Layout) -> (usize, usize) {
+    /// How many of `ranks` ranks share how many processors, where this process is.
+    pub fn on_host(&self, ranks: usize) -> (usize, usize) {
         match self.processes() {
-            None => (layout.ranks(), setup::cores()),
+            None => (ranks, setup::cores()),
             Some(Processes { world, .. }) => (1, world.processors().len().max(1)),
         }
+    }
+
+    /// How many ranks each host has, where there are several hosts: as many as this one.
+    pub fn of_host(&self) -> Option<usize> {
+        let world = &self.processes()?.world;
+        let of_host = world.neighbours().len().max(1);
+        (of_host < world.size()).then_some(of_host)
     }
 
     /// Compares what all ranks say of themselves, if they are processes: for rank 0, which has

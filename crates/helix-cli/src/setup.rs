@@ -7,7 +7,7 @@ use crate::location;
 use crate::processes::Ranks;
 use helix_engine::{Engine, EngineOptions, FfnReduce, HopB, MlaUp};
 use helix_kernels::kv::{KvType, PageShape};
-use helix_layout::{Layout, LayoutSpec, Rank, ReadCost, Reads, Strategy};
+use helix_layout::{Layout, LayoutSpec, Rank, Reads, Strategy};
 use helix_model::{Holdings, Model, rank_bytes};
 use serde::Serialize;
 use std::num::NonZero;
@@ -111,6 +111,12 @@ pub fn cores() -> usize {
     available_parallelism().map_or(1, NonZero::get)
 }
 
+/// Threads of each of `count` ranks.
+pub fn threads(ranks: &Ranks, args: &EngineArgs, count: usize) -> usize {
+    let (ranks, cores) = ranks.on_host(count);
+    args.threads.unwrap_or((cores / ranks.max(1)).max(1))
+}
+
 /// The engine's options that follow from the flags; sizes are the command's to set.
 pub fn options(
     ranks: &Ranks,
@@ -118,8 +124,8 @@ pub fn options(
     layout: &Layout,
     console: &Console,
 ) -> Outcome<EngineOptions> {
-    let (ranks, cores) = ranks.on_host(layout);
-    let threads = args.threads.unwrap_or((cores / ranks).max(1));
+    let threads = threads(ranks, args, layout.ranks());
+    let (ranks, cores) = ranks.on_host(layout.ranks());
     let total = ranks.saturating_mul(threads);
     if total > MAX_THREADS {
         return Err(Failure::request(format!(
@@ -167,21 +173,32 @@ pub fn start(
     })
 }
 
-/// What layouts of `model` are chosen by, for sequences of about `context` tokens.
-pub fn read_cost(model: &Model, kv_type: KvType, context: usize) -> Outcome<ReadCost> {
-    let whole = Layout::new(&model.shape(), LayoutSpec::new(Strategy::Helix, 1, 1))?;
-    let elements = Reads::held(&whole, Rank(0), 1);
-    let held = Holdings::of(model, &whole, Rank(0))?;
-    let bits = |bytes: u64, elements: u64| bytes as f64 * 8.0 / elements as f64;
-    let kv_bytes =
-        (model.config.layers * model.config.kv_heads * page(model, kv_type).token_bytes()) as u64;
-    Ok(ReadCost {
-        weight_bits: bits(held.total() - held.head, elements.layer_weights()),
-        head_bits: bits(held.head, elements.head),
-        kv_bits: bits(kv_bytes, elements.kv),
-        context,
-        collective_bytes: ReadCost::IN_PROCESS_COLLECTIVE_BYTES,
-    })
+/// Bits that the elements of a model take, on average.
+#[derive(Clone, Copy, Debug)]
+pub struct Widths {
+    /// Of the layers' matrices, scales included (5.0 for Q4_1).
+    pub weights: f64,
+    /// Of the LM head.
+    pub head: f64,
+    /// Of keys and values.
+    pub kv: f64,
+}
+
+impl Widths {
+    /// Those of `model`, with keys and values of `kv_type`.
+    pub fn of(model: &Model, kv_type: KvType) -> Outcome<Widths> {
+        let whole = Layout::new(&model.shape(), LayoutSpec::new(Strategy::Helix, 1, 1))?;
+        let elements = Reads::held(&whole, Rank(0), 1);
+        let held = Holdings::of(model, &whole, Rank(0))?;
+        let bits = |bytes: u64, elements: u64| bytes as f64 * 8.0 / elements as f64;
+        let token =
+            model.config.layers * model.config.kv_heads * page(model, kv_type).token_bytes();
+        Ok(Widths {
+            weights: bits(held.total() - held.head, elements.layer_weights()),
+            head: bits(held.head, elements.head),
+            kv: bits(token as u64, elements.kv),
+        })
+    }
 }
 
 /// What a page of `model`'s cache holds.

@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{array, directory, file, json, model, number, run, run_with, stderr, stdout};
+use common::{
+    array, directory, file, helix, json, model, number, run, run_with, stderr, stdout, words,
+};
 use helix_model::Model;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -293,6 +295,67 @@ fn names_of_fetched_models_are_found_in_the_cache() {
     let other = inspect("tiny-2");
     assert_eq!(other.status.code(), Some(2));
     assert!(stderr(&other).contains("models cached there: Tiny-1"), "{}", stderr(&other));
+}
+
+#[test]
+fn ranks_are_laid_out_by_the_planner_and_the_choice_is_printed() {
+    let said = |line: &str| stderr(&run(line));
+    let chosen = |said: &str| {
+        let line = said.lines().find_map(|line| line.strip_prefix("layout: ")).expect("a choice");
+        line.to_owned()
+    };
+    // Two KV heads of a tiny model: nothing pays for the all-to-all's latency.
+    let first = chosen(&said("run MODEL -p hello -n 2 --ranks 2 -t 1"));
+    assert!(first.starts_with("helix kvp=1 tpa=2 "), "{first}");
+    for words in
+        ["ms per token, predicted for 1 sequence at", "a typical processor of", "next of 3"]
+    {
+        assert!(first.contains(words), "{words}: {first}");
+    }
+    let bench = chosen(&said("bench MODEL -p 0 -n 2 -r 1 -b 1,3 -d 64 --ranks 2 -t 1"));
+    assert!(bench.contains("predicted for 3 sequences at 64 positions"), "{bench}");
+    // Where nothing but reads takes time the sequence is cut and QKV gathered: ranks read least.
+    let slow = r#"
+        name = "slow reads"
+        memory = { capacity_gb = 100, bandwidth_gb_s = 0.001, reachable = 1 }
+        arithmetic = { int8 = 100, f32 = 100 }
+        overhead = { reachable_arithmetic = 1, operation_us = 0 }
+        [[level]]
+        name = "links"
+        latency_us = 0
+        overhead_us = 0
+        gap_us = 0
+        bandwidth_gb_s = 1000
+        reachable = 1
+    "#;
+    let file = file("slow.toml", slow);
+    let line = format!("run MODEL -p hello -n 2 --ranks 4 -t 1 --hardware {}", file.display());
+    let choice = chosen(&said(&line));
+    assert!(choice.starts_with("helix kvp=4 tpa=1 ") && choice.contains("qkv=gather:"), "{choice}");
+    assert!(choice.contains("on slow reads"), "{choice}");
+    // What was named is not a choice.
+    let named = said("run MODEL -p hello -n 2 --kvp 2 --tpa 1 --qkv gather -t 1");
+    assert!(!named.contains("layout: "), "{named}");
+}
+
+#[test]
+fn what_was_measured_is_what_layouts_are_chosen_on() {
+    let cache = tempfile::tempdir().unwrap();
+    let machine = cache.path().join("helix").join("machine.toml");
+    std::fs::create_dir(machine.parent().unwrap()).unwrap();
+    let said = |line: &str| {
+        let mut command = helix(words(line));
+        stderr(&command.env("XDG_CACHE_HOME", cache.path()).output().unwrap())
+    };
+    let line = "run MODEL -p hello -n 2 --ranks 2 -t 1";
+    let toml = include_str!("../../helix-plan/machines/epyc-9654-100g.toml");
+    std::fs::write(&machine, toml).unwrap();
+    let found = said(line);
+    assert!(found.contains("on 2 x EPYC 9654, 100G"), "{found}");
+    std::fs::write(&machine, "name = 5").unwrap();
+    let broken = said(line);
+    assert!(broken.contains("machine.toml") && broken.contains("helix probe writes it anew"));
+    assert!(broken.contains("on a typical processor"), "{broken}");
 }
 
 #[test]

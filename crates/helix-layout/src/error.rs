@@ -139,14 +139,4 @@ pub enum LayoutError {
         /// Ranks asked for.
         ranks: usize,
     },
-    /// A number that prices reads is not one.
-    #[error("{name} of {value} cannot price a layout; give a finite number {least}")]
-    ReadCost {
-        /// The number in words.
-        name: &'static str,
-        /// Its value.
-        value: f64,
-        /// The least that would do.
-        least: &'static str,
-    },
 }

@@ -331,17 +331,6 @@ impl Layout {
         self.blocks().position(kvp, local).expect("a position that is stored has a number")
     }
 
-    /// Collectives that each layer costs: the all-to-all and gather inside a KVP group, and the
-    /// two all-reduces over every rank, whatever the FFN's grid.
-    pub fn collectives_per_layer(&self) -> usize {
-        let in_group = match self.spec.qkv {
-            _ if self.spec.degrees.kvp == 1 => 0,
-            QkvMode::Replicate => 1,
-            QkvMode::Gather => 2,
-        };
-        in_group + if self.ranks() > 1 { 2 } else { 0 }
-    }
-
     fn blocks(&self) -> Blocks {
         Blocks { shards: self.spec.degrees.kvp, block: self.spec.kv_block }
     }

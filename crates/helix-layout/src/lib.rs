@@ -25,22 +25,22 @@
 #![forbid(unsafe_code)]
 
 mod blocks;
-mod choice;
 mod degrees;
 mod error;
 mod heads;
 mod layout;
 mod nearest;
+mod preference;
 mod reads;
 mod shape;
 mod split;
 
 pub use blocks::Blocks;
-pub use choice::{Choice, Preference, ReadCost, choose};
 pub use degrees::{Degrees, LayoutSpec, ParseError, PartialDegrees, QkvMode, Strategy};
 pub use error::LayoutError;
 pub use layout::{AttentionCoord, FfnCoord, Layout, Rank};
 pub use nearest::Nearest;
+pub use preference::Preference;
 pub use reads::Reads;
 pub use shape::{MlaShape, ModelShape, MoeShape};
 pub use split::split;

@@ -26,8 +26,6 @@ pub struct Reads {
 enum Routed {
     /// Those that a token is routed to, if all experts are as likely.
     Mean,
-    /// So many, of whichever group that has any.
-    Some(f64),
     /// Every one.
     All,
 }
@@ -40,12 +38,6 @@ impl Reads {
     /// of the rank's own.
     pub fn of(layout: &Layout, rank: Rank, context: usize) -> Self {
         Self::counted(layout, rank, context, Routed::Mean)
-    }
-
-    /// As [`Reads::of`], if `experts` of the token's are the rank's in every layer; none are where
-    /// it has none.
-    pub(crate) fn with_experts(layout: &Layout, rank: Rank, context: usize, experts: f64) -> Self {
-        Self::counted(layout, rank, context, Routed::Some(experts))
     }
 
     /// What `rank` holds for a sequence of `context` tokens: all its experts, whoever is routed to
@@ -118,74 +110,9 @@ fn moe_weights(layout: &Layout, rank: Rank, moe: &MoeShape, routed: Routed) -> (
     let experts = match routed {
         Routed::All => own as f64,
         Routed::Mean => moe.top_k as f64 * own as f64 / moe.experts as f64,
-        Routed::Some(_) if own == 0 => 0.0,
-        Routed::Some(experts) => experts,
     };
     let expert = all as f64 * (3 * layout.expert_cols(rank).len()) as f64;
     (all.saturating_mul(always as u64), (experts * expert).round() as u64)
-}
-
-/// Most experts per token that are weighed exactly; past it groups are as good as even.
-const MAX_WEIGHED: usize = 64;
-
-/// How many of a token's experts the busiest of `ep` groups has, on average, if all sets of
-/// `top_k` experts are as likely.
-///
-/// `E[max] = sum over m of (1 - P(no group has more than m))`. With groups of sizes `n_g`,
-/// `P = [x^top_k] prod_g (sum over j <= m of C(n_g, j) x^j) / C(experts, top_k)`. Both are
-/// computed with `x` in units of `1 / experts`, where no number of experts overflows.
-pub(crate) fn experts_of_busiest_group(moe: &MoeShape, ep: usize) -> f64 {
-    let &MoeShape { experts, top_k, .. } = moe;
-    if top_k > MAX_WEIGHED {
-        return top_k as f64 * experts.div_ceil(ep) as f64 / experts as f64;
-    }
-    let (each, longer) = (experts / ep, experts % ep);
-    let whole = ways(experts, top_k, experts)[top_k];
-    let mut mean = 0.0;
-    for most in 0..top_k {
-        let power = |size, groups| power(&ways(size, most, experts), groups, top_k);
-        let sets = product(&power(each + 1, longer), &power(each, ep - longer), top_k);
-        let more = 1.0 - sets.get(top_k).map_or(0.0, |sets| sets / whole);
-        if more < 1e-12 {
-            break;
-        }
-        mean += more;
-    }
-    mean
-}
-
-/// `C(size, j) / unit^j` for `j` up to `most`.
-fn ways(size: usize, most: usize, unit: usize) -> Vec<f64> {
-    let mut terms = vec![1.0];
-    for j in 0..most.min(size) {
-        terms.push(terms[j] * (size - j) as f64 / (unit as f64 * (j + 1) as f64));
-    }
-    terms
-}
-
-/// `base` to the power of `exponent`, up to the term of `degree`.
-fn power(base: &[f64], exponent: usize, degree: usize) -> Vec<f64> {
-    let (mut result, mut square) = (vec![1.0], base.to_vec());
-    let mut rest = exponent;
-    while rest > 0 {
-        if rest % 2 == 1 {
-            result = product(&result, &square, degree);
-        }
-        square = product(&square, &square, degree);
-        rest /= 2;
-    }
-    result
-}
-
-/// The product of two polynomials, up to the term of `degree`.
-fn product(a: &[f64], b: &[f64], degree: usize) -> Vec<f64> {
-    let mut terms = vec![0.0; (a.len() + b.len() - 1).min(degree + 1)];
-    for (i, a) in a.iter().enumerate() {
-        for (term, b) in terms.iter_mut().skip(i).zip(b) {
-            *term += a * b;
-        }
-    }
-    terms
 }
 
 #[cfg(test)]

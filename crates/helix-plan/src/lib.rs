@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 pub mod capacity;
+mod choose;
 pub mod costs;
 mod crossover;
+mod decode;
 mod experts;
 mod format;
 mod front;
@@ -24,8 +26,10 @@ pub mod search;
 mod share;
 mod time;
 
+pub use choose::{Choice, Timed, choose};
 pub use costs::Costs;
 pub use crossover::{Crossover, Duel, Verdict, crossovers};
+pub use decode::Decode;
 pub use experts::Popularity;
 pub use format::{Format, FormatError, Formats};
 pub use front::Front;

@@ -6,6 +6,7 @@ mod check;
 mod curve;
 mod error;
 mod formats;
+mod hosts;
 mod links;
 pub mod profile;
 mod quantity;

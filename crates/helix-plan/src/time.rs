@@ -95,7 +95,8 @@ impl<'m> Timer<'m> {
         step_bytes: f64,
     ) -> Result<Timer<'m>, MachineError> {
         let of_node = machine.ranks_per_node().map_or(ranks, |node| node.min(ranks));
-        let rank = machine.rank(Sharing { ranks: of_node, threads }).reading(step_bytes);
+        let on_node = step_bytes * of_node as f64 / ranks as f64;
+        let rank = machine.rank(Sharing { ranks: of_node, threads }).reading(on_node);
         let weights = rank.weights(model.formats.weights.name)?;
         let row = match model.shape.mla {
             Some(_) => RowKind::Latent,

@@ -1,23 +1,27 @@
 //! Which layout: flags to a proof.
 
+use super::EngineArgs;
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::processes::Ranks;
-use crate::setup::read_cost;
+use crate::{hardware, planning, setup};
 use clap::Args;
 use helix_comm::Delay;
-use helix_kernels::kv::KvType;
+use helix_engine::EngineOptions;
 use helix_layout::{
     DEFAULT_KV_BLOCK, Degrees, Layout, LayoutSpec, ModelShape, PartialDegrees, Preference, QkvMode,
-    ReadCost, Strategy, choose,
+    Strategy,
 };
 use helix_model::Model;
+use helix_plan::{Machine, choose};
+use std::path::PathBuf;
 
 /// The layout's flags; without any of them, one rank.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Layout")]
 pub struct LayoutArgs {
-    /// Ranks; their degrees are chosen by bytes read, and the choice is printed
+    /// Ranks; the planner chooses their degrees by the time that it predicts for a token, and the
+    /// choice is printed with the runner-up
     #[arg(long, value_name = "N")]
     ranks: Option<usize>,
     /// Shards of the KV sequence
@@ -30,7 +34,7 @@ pub struct LayoutArgs {
     #[arg(long, value_name = "N")]
     dp: Option<usize>,
     /// Slices of the FFN's or of each expert's columns [default: what the strategy makes of
-    /// attention's degrees; with experts, chosen by bytes read]
+    /// attention's degrees; with experts, chosen by the planner]
     #[arg(long, value_name = "N")]
     tpf: Option<usize>,
     /// Groups of experts; 1 for a dense model
@@ -45,24 +49,27 @@ pub struct LayoutArgs {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_KV_BLOCK)]
     kv_block: usize,
     /// How ranks that need the same Q, K and V come by them: replicate (each computes all) or
-    /// gather (each computes a share) [default: chosen by bytes read, and by how long messages
-    /// take]
+    /// gather (each computes a share) [default: chosen by the planner]
     #[arg(long, value_name = "MODE")]
     qkv: Option<QkvMode>,
+    /// The machine that the planner chooses for, as helix plan takes it [default: this one as helix
+    /// probe has measured it, or else a typical processor]
+    #[arg(long, value_name = "NAME|FILE")]
+    hardware: Option<PathBuf>,
 }
 
 impl LayoutArgs {
-    /// The layout that is asked for, for sequences of about `context` tokens. A choice that the
-    /// user left open is explained on the console.
+    /// The layout that is asked for, for steps that decode one token of each of `batch` sequences of
+    /// about `context`. A choice that the user left open is explained on the console.
     pub fn resolve(
         &self,
         ranks: &Ranks,
         model: &Model,
-        kv_type: KvType,
-        context: usize,
+        engine: &EngineArgs,
+        (batch, context): (usize, usize),
         console: &Console,
     ) -> Outcome<Layout> {
-        self.resolve_over(None, ranks, model, kv_type, context, console)
+        self.resolve_over(None, ranks, model, engine, (batch, context), console)
     }
 
     /// As [`LayoutArgs::resolve`], of ranks whose links are emulated if such are given.
@@ -71,17 +78,19 @@ impl LayoutArgs {
         links: Option<Delay>,
         ranks: &Ranks,
         model: &Model,
-        kv_type: KvType,
-        context: usize,
+        engine: &EngineArgs,
+        (batch, context): (usize, usize),
         console: &Console,
     ) -> Outcome<Layout> {
-        let latency = match links {
-            Some(links) => links.latency,
-            None => ranks.latency()?,
+        let asked = self.with_count(ranks);
+        let layouts = asked.preference(&model.shape())?.layouts(&model.shape())?;
+        let layout = match (&layouts[..], asked.ranks) {
+            ([one], None | Some(1)) => *one,
+            _ => {
+                let machine = hardware::at_hand(self.hardware.as_deref(), links, ranks, console)?;
+                asked.choose(ranks, model, &layouts, engine, (batch, context), &machine, console)?
+            }
         };
-        let collective_bytes = ReadCost::collective_bytes_over(latency);
-        let cost = ReadCost { collective_bytes, ..read_cost(model, kv_type, context)? };
-        let layout = self.with_count(ranks).choose(model, &cost, console)?;
         match ranks.count() {
             Some(count) if count != layout.ranks() => Err(Failure::request(format!(
                 "{layout} has {} ranks, and {count} processes were started: start as many, or \
@@ -99,17 +108,15 @@ impl LayoutArgs {
         LayoutArgs { ranks: self.ranks.or(count), ..self.clone() }
     }
 
-    fn choose(&self, model: &Model, cost: &ReadCost, console: &Console) -> Outcome<Layout> {
-        let shape = model.shape();
+    /// What was fixed: degrees that were named, and those of attention that follow from them.
+    fn preference(&self, shape: &ModelShape) -> Outcome<Preference> {
+        let &Self { strategy, kv_block, qkv, .. } = self;
         let named = self.named()?;
+        let fixed = |ranks, degrees| Preference { ranks, strategy, degrees, kv_block, qkv };
         if let (Some(ranks), None, None, None) = (self.ranks, self.kvp, self.tpa, self.dp) {
-            let choice = choose(&shape, &self.preference(ranks, named), cost)?;
-            if ranks > 1 {
-                console.note(&format!("layout: {}", choice.reason));
-            }
-            return Ok(choice.layout);
+            return Ok(fixed(ranks, named));
         }
-        let layout = Layout::new(&shape, self.spec(named, &shape))?;
+        let layout = Layout::new(shape, self.spec(named, shape))?;
         if let Some(ranks) = self.ranks.filter(|&ranks| ranks != layout.ranks()) {
             let found = layout.ranks();
             return Err(Failure::request(format!(
@@ -117,10 +124,35 @@ impl LayoutArgs {
                  --ranks out, or the degrees to have them chosen"
             )));
         }
-        // Attention's degrees are settled now; what else is open follows the bytes read.
         let Degrees { kvp, tpa, dp, .. } = layout.degrees();
         let settled = PartialDegrees { kvp: Some(kvp), tpa: Some(tpa), dp: Some(dp), ..named };
-        Ok(choose(&shape, &self.preference(layout.ranks(), settled), cost)?.layout)
+        Ok(fixed(layout.ranks(), settled))
+    }
+
+    /// The planner's choice among `layouts`.
+    #[allow(clippy::too_many_arguments, reason = "a model, how it is run, and on what")]
+    fn choose(
+        &self,
+        ranks: &Ranks,
+        model: &Model,
+        layouts: &[Layout],
+        engine: &EngineArgs,
+        step: (usize, usize),
+        machine: &Machine,
+        console: &Console,
+    ) -> Outcome<Layout> {
+        let options = EngineOptions {
+            threads_per_rank: setup::threads(ranks, engine, layouts[0].ranks()),
+            mla_up: engine.mla_up(),
+            ffn_reduce: engine.ffn_reduce(),
+            hopb: engine.hopb,
+            ..EngineOptions::default()
+        };
+        let planned = planning::model(model, engine.kv_type())?;
+        let choice = choose(&planned, machine, layouts, &planning::decode(&options, step));
+        let choice = choice.map_err(Failure::request)?;
+        console.note(&format!("layout: {}", choice.reason()));
+        Ok(choice.best.layout)
     }
 
     /// The degrees that were given, and the one of attention's two that follows from `--ranks`.
@@ -142,11 +174,6 @@ impl LayoutArgs {
         let &Self { strategy, kv_block, .. } = self;
         let degrees = strategy.complete(named, shape);
         LayoutSpec { degrees, strategy, kv_block, qkv: self.qkv.unwrap_or(QkvMode::Replicate) }
-    }
-
-    fn preference(&self, ranks: usize, degrees: PartialDegrees) -> Preference {
-        let &Self { strategy, kv_block, qkv, .. } = self;
-        Preference { ranks, strategy, degrees, kv_block, qkv }
     }
 
     /// The other degree of attention, when `ranks` and one of them are given.

@@ -9,12 +9,15 @@ use std::path::PathBuf;
 #[command(after_help = "Takes about a minute and up to 3 GB of memory. Run it while nothing \
     else does: every figure is a median over repetitions, and their spread is printed, but a \
     neighbour that never rests is part of the machine as far as anyone can tell.\n\n\
-    The file is one that helix plan --hardware and helix bench --compare-plan read.\n\n\
+    helix run, bench and whatever else takes --ranks choose layouts by what is written; the file is \
+    also one that helix plan --hardware and helix bench --compare-plan read.\n\n\
     Under mpirun, with --transport mpi, collectives are measured between the processes that it has\n\
     started, and everything else on the machine of rank 0.\n\n\
-    Example:\n  helix probe --out machine.toml && helix bench model.gguf --compare-plan machine.toml")]
+    Example:\n  helix probe && helix run model.gguf -p 'Once upon a time' --ranks 2\n  \
+    helix probe --out machine.toml && helix bench model.gguf --compare-plan machine.toml")]
 pub struct ProbeArgs {
-    /// The file to write
+    /// The file to write [default: helix/machine.toml in the user's cache directory, where --ranks
+    /// finds it]
     #[arg(long, value_name = "FILE.toml")]
     pub out: Option<PathBuf>,
     /// What reports call the machine [default: its processor and cores]

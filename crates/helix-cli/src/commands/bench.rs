@@ -65,11 +65,11 @@ pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
     }
     let depth = tests.iter().map(|test| test.depth).max().unwrap_or(0);
     let planner = args.compare_plan.as_deref();
-    let kv_type = args.engine.kv_type();
-    let planner = planner.map(|machine| Planner::new(machine, &model, kv_type.name()));
-    let planner = planner.transpose()?;
-    let layout = args.layout.resolve_over(delay, ranks, &model, kv_type, depth, &console)?;
+    let planner =
+        planner.map(|machine| Planner::new(machine, &model, args.engine.kv_type())).transpose()?;
     let batch = tests.iter().map(|test| test.batch).max().unwrap_or(1);
+    let layout =
+        args.layout.resolve_over(delay, ranks, &model, &args.engine, (batch, depth), &console)?;
     let options = EngineOptions {
         max_context: longest,
         max_sequences: batch,

@@ -9,7 +9,7 @@ use crate::failure::Outcome;
 use crate::figures::bytes;
 use crate::output::Table;
 use crate::processes::Ranks;
-use crate::setup::Choices;
+use crate::setup::{Choices, Widths};
 use crate::{output, setup};
 use formulas::{DenseFormula, Formulas, WindowFormula};
 use helix_model::config::{Mla, Moe, Rope};
@@ -36,19 +36,19 @@ pub fn run(args: InspectArgs, ranks: &Ranks) -> Outcome {
     contexts.dedup();
     let longest = contexts.last().copied().unwrap_or(trained);
     let kv_type = args.engine.kv_type();
-    let layout = args.layout.resolve(ranks, &model, kv_type, longest, &console)?;
+    let layout = args.layout.resolve(ranks, &model, &args.engine, (1, longest), &console)?;
     let ranks = layout
         .all_ranks()
         .map(|rank| RankView::new(&model, &layout, rank, &args.engine, &contexts))
         .collect::<Result<Vec<_>, ModelError>>()?;
-    let cost = setup::read_cost(&model, kv_type, longest)?;
+    let widths = Widths::of(&model, kv_type)?;
     let report = Report {
         model: ModelView::new(&model)?,
         layout: layout.name(),
         kv_type: kv_type.name(),
         choices: Choices::new(&args.engine, &model),
         kv_copies: copies(&layout),
-        formulas: Formulas::new(&model, &layout, &cost, longest),
+        formulas: Formulas::new(&model, &layout, &widths, longest),
         ranks,
     };
     match args.output.json {

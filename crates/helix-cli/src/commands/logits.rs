@@ -23,8 +23,7 @@ pub fn run(args: LogitsArgs, ranks: &Ranks) -> Outcome {
     let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let tokens = &args.tokens;
     check_tokens(tokens, &model)?;
-    let kv_type = args.engine.kv_type();
-    let layout = args.layout.resolve(ranks, &model, kv_type, tokens.len(), &console)?;
+    let layout = args.layout.resolve(ranks, &model, &args.engine, (1, tokens.len()), &console)?;
     let step = tokens.len().min(STEP_TOKENS);
     let options = EngineOptions {
         max_context: tokens.len(),
@@ -38,7 +37,7 @@ pub fn run(args: LogitsArgs, ranks: &Ranks) -> Outcome {
         ("layout".to_owned(), layout.name()),
         ("model".to_owned(), model.config.name.clone()),
         ("precision".to_owned(), format!("{:?}", options.precision).to_lowercase()),
-        ("kv_type".to_owned(), kv_type.to_string()),
+        ("kv_type".to_owned(), args.engine.kv_type().to_string()),
         ("weights".to_owned(), args.engine.weights.name().to_owned()),
     ]);
     let shape = [tokens.len(), engine.vocab()];

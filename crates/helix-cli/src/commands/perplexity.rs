@@ -39,7 +39,7 @@ pub fn run(args: PerplexityArgs, ranks: &Ranks) -> Outcome {
         let trained = model.config.context;
         console.warn(&format!("chunks of {size} are past the {trained} that it was trained for"));
     }
-    let layout = args.layout.resolve(ranks, &model, args.engine.kv_type(), size, &console)?;
+    let layout = args.layout.resolve(ranks, &model, &args.engine, (1, size), &console)?;
     let options = EngineOptions {
         max_context: size,
         max_logits: SCORED_TOKENS,

@@ -8,6 +8,7 @@ use crate::args::PlanArgs;
 use crate::args::plan::{EngineArg, FormulasArg, Switch};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
+use crate::hardware;
 use crate::output;
 use crate::output::Table;
 use crate::whole_file::WholeFile;
@@ -18,14 +19,14 @@ use helix_plan::{
     Batches, Chosen, Crossover, Duel, Fixed, Machine, Model, Popularity, Query, Report, Row,
     Settings, Space, StrategyFront, Verdict, crossovers,
 };
-use inputs::{machine, model, threads};
+use inputs::{model, threads};
 use plot::Picture;
 
 /// Runs the command.
 pub fn run(args: PlanArgs) -> Outcome {
     let console = Console::new(args.output.quiet);
     let model = model(&args, &console)?;
-    let machine = machine(&args.hardware)?;
+    let machine = hardware::named(&args.hardware)?;
     let query = query(&args, threads(&args, &machine))?;
     let html = args.html.as_deref().map(|path| WholeFile::new("--html", path)).transpose()?;
     let picture = args.plot.as_deref().map(Picture::of).transpose()?;

@@ -1,6 +1,5 @@
 //! `helix probe`: this machine, measured for the planner.
 
-mod host;
 mod profile;
 mod report;
 
@@ -8,13 +7,13 @@ use crate::args::ProbeArgs;
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
 use crate::processes::Ranks;
-use crate::{output, setup};
+use crate::whole_file::WholeFile;
+use crate::{hardware, host, output, setup};
 use anyhow::anyhow;
 use helix_engine::probe::{self, ProbeOptions};
 use helix_plan::Machine;
 use helix_plan::machine::Profile;
 use serde::Serialize;
-use std::path::Path;
 use std::time::Instant;
 
 /// What `--json` prints.
@@ -36,12 +35,7 @@ pub fn run(args: ProbeArgs, ranks: &Ranks) -> Outcome {
         )));
     }
     // Before the minute that it takes, not after.
-    if let Some(folder) = args.out.as_deref().and_then(Path::parent)
-        && !folder.as_os_str().is_empty()
-        && !folder.is_dir()
-    {
-        return Err(Failure::request(format!("--out: there is no folder {}", folder.display())));
-    }
+    let out = out(&args)?;
     ranks.agree_without_a_model()?;
     let begun = Instant::now();
     let options = ProbeOptions {
@@ -62,11 +56,7 @@ pub fn run(args: ProbeArgs, ranks: &Ranks) -> Outcome {
     let name = args.name.unwrap_or_else(|| host::name(cores));
     let machine = Machine::new(profile::of(&findings, name, cores, host::total_memory()))
         .map_err(|error| Failure::Running(anyhow!(error).context("what was measured is absurd")))?;
-    if let Some(path) = &args.out {
-        std::fs::write(path, machine.to_toml()).map_err(|error| {
-            Failure::request(format!("cannot write {}: {error}", path.display()))
-        })?;
-    }
+    out.write(|path| std::fs::write(path, machine.to_toml()))?;
     let (rows, seconds) = (report::rows(&findings), begun.elapsed().as_secs_f64());
     if args.output.json {
         let profile = machine.profile();
@@ -74,8 +64,26 @@ pub fn run(args: ProbeArgs, ranks: &Ranks) -> Outcome {
     }
     output::line(&format!("{}, measured in {seconds:.0} s\n", machine.name()))?;
     output::text(&report::table(&rows).to_string())?;
-    match &args.out {
-        Some(path) => output::line(&format!("\nwritten to {}", path.display())),
-        None => output::line("\n--out FILE.toml writes it for helix plan --hardware"),
+    output::line(&format!("\nwritten to {}", out.path().display()))?;
+    match args.out {
+        Some(_) => Ok(()),
+        None => output::line("there --ranks of helix run and helix bench finds it"),
     }
+}
+
+/// The file to write; the user's own is made room for.
+fn out(args: &ProbeArgs) -> Outcome<WholeFile> {
+    if let Some(path) = &args.out {
+        return WholeFile::new("--out", path);
+    }
+    let path = hardware::measured_file().ok_or_else(|| {
+        Failure::request(
+            "neither XDG_CACHE_HOME nor HOME says where to write: give --out FILE.toml",
+        )
+    })?;
+    let folder = path.parent().expect("a file in a directory");
+    std::fs::create_dir_all(folder).map_err(|error| {
+        Failure::request(format!("cannot make {}: {error}; give --out FILE.toml", folder.display()))
+    })?;
+    WholeFile::new("the cache's", &path)
 }

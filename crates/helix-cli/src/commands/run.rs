@@ -144,7 +144,7 @@ pub fn start(
     trace: &Trace,
     console: &Console,
 ) -> Outcome<Sequence> {
-    let layout = args.layout.resolve(ranks, model, args.engine.kv_type(), length, console)?;
+    let layout = args.layout.resolve(ranks, model, &args.engine, (1, length), console)?;
     let options = EngineOptions {
         max_context: context,
         trace: trace.events(),

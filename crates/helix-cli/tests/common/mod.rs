@@ -47,6 +47,8 @@ pub fn fixture(name: &str) -> String {
 pub fn helix<I: IntoIterator<Item: AsRef<OsStr>>>(arguments: I) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_helix"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // What the user's cache holds, a profile of the machine among it, is not for tests.
+    command.env("XDG_CACHE_HOME", directory());
     command
 }
 
@@ -71,7 +73,7 @@ pub fn start(line: &str) -> Child {
 }
 
 /// The words of a line; single quotes hold words together.
-fn words(line: &str) -> Vec<String> {
+pub fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (index, part) in line.split('\'').enumerate() {
         match index % 2 {

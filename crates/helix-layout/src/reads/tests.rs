@@ -1,5 +1,5 @@
 use super::*;
-use crate::choice::tests::{DEEPSEEK_V3, QWEN3_MOE, SMOLLM2};
+use crate::preference::tests::{DEEPSEEK_V3, QWEN3_MOE, SMOLLM2};
 use crate::{LayoutSpec, ModelShape, QkvMode, Strategy};
 
 #[test]
@@ -62,17 +62,13 @@ fn ranks_hold_every_expert_once_and_read_a_tokens_share() {
 }
 
 #[test]
-fn a_rank_without_experts_reads_none_whatever_the_busiest_has() {
+fn a_rank_without_experts_reads_none() {
     let moe = QWEN3_MOE.moe.map(|moe| MoeShape { experts: 3, top_k: 2, ..moe });
     let few = ModelShape { moe, ..QWEN3_MOE };
     let layout = Layout::new(&few, LayoutSpec::read("helix kvp=4 ep=4", &few).unwrap()).unwrap();
-    let expert = 48 * 3 * 2048 * 768;
-    let reads: Vec<_> =
-        layout.all_ranks().map(|r| Reads::with_experts(&layout, r, 0, 1.0)).collect();
-    assert_eq!(reads.iter().map(|r| r.experts).collect::<Vec<_>>(), [expert, expert, expert, 0]);
-    let mean = Reads::of(&layout, Rank(2), 0);
-    assert_eq!(Reads { experts: expert, ..mean }, reads[2]);
-    assert_eq!(mean.experts, 2 * expert / 3);
+    let mean = 2 * 48 * 3 * 2048 * 768 / 3;
+    let reads = layout.all_ranks().map(|rank| Reads::of(&layout, rank, 0).experts);
+    assert_eq!(reads.collect::<Vec<_>>(), [mean, mean, mean, 0]);
 }
 
 #[test]
@@ -123,55 +119,4 @@ fn replicated_latents_and_duplicated_ones_count_on_every_rank() {
     let medha = reads("medha kvp=4");
     assert_eq!(medha[1].layer_weights(), medha[1].qkv);
     assert!(medha[0].experts > 0);
-}
-
-/// Every set of `top_k` of `experts`, counted one by one.
-fn busiest_by_counting(experts: usize, top_k: usize, ep: usize) -> f64 {
-    let group_of: Vec<usize> =
-        (0..ep).flat_map(|group| crate::split(experts, ep, 1, group).map(move |_| group)).collect();
-    let (mut sets, mut most) = (0, 0);
-    for set in 0_u32..1 << experts {
-        if set.count_ones() as usize != top_k {
-            continue;
-        }
-        let mut counts = vec![0; ep];
-        (0..experts).filter(|e| set >> e & 1 == 1).for_each(|e| counts[group_of[e]] += 1);
-        sets += 1;
-        most += counts.iter().max().unwrap();
-    }
-    f64::from(most) / f64::from(sets)
-}
-
-fn moe(experts: usize, top_k: usize) -> MoeShape {
-    MoeShape { experts, top_k, ..QWEN3_MOE.moe.unwrap() }
-}
-
-#[test]
-fn the_busiest_group_is_the_mean_over_every_choice_of_experts() {
-    for experts in 1..=12 {
-        for top_k in 1..=experts {
-            for ep in 1..=14 {
-                let found = experts_of_busiest_group(&moe(experts, top_k), ep);
-                let expected = busiest_by_counting(experts, top_k, ep);
-                let what = format!("{top_k} of {experts} over {ep}: {found} against {expected}");
-                assert!((found - expected).abs() < 1e-9, "{what}");
-            }
-        }
-    }
-}
-
-#[test]
-fn the_busiest_groups_of_the_largest_numbers_are_finite() {
-    let most = ModelShape::MAX_SIZE;
-    for (experts, top_k) in [(most, 1), (most, 64), (most, 65), (most, most), (64, 64), (65, 65)] {
-        for ep in [1, 2, 1000, 1024] {
-            let found = experts_of_busiest_group(&moe(experts, top_k), ep);
-            let mean = top_k as f64 / ep as f64;
-            let bounds = mean * (1.0 - 1e-9)..=top_k as f64;
-            assert!(bounds.contains(&found), "{top_k} of {experts} over {ep}: {found}");
-        }
-    }
-    // The figure in the documentation of `choose`.
-    let found = experts_of_busiest_group(&moe(256, 8), 8);
-    assert_eq!(format!("{found:.1}"), "2.6");
 }

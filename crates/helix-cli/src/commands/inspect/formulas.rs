@@ -1,6 +1,7 @@
 //! The paper's roofline with a layout's numbers.
 
-use helix_layout::{Degrees, Layout, MlaShape, MoeShape, ReadCost};
+use crate::setup::Widths;
+use helix_layout::{Degrees, Layout, MlaShape, MoeShape};
 use helix_model::Model;
 use serde::Serialize;
 
@@ -46,15 +47,15 @@ struct Term {
 }
 
 impl Formulas {
-    pub fn new(model: &Model, layout: &Layout, cost: &ReadCost, context: usize) -> Formulas {
-        let kv_bytes = cost.kv_bits / 8.0;
+    pub fn new(model: &Model, layout: &Layout, widths: &Widths, context: usize) -> Formulas {
+        let kv_bytes = widths.kv / 8.0;
         let kv = |positions: usize, letters: &str| {
             let term = keys(layout, positions, letters);
             let Term { letters, numbers, elements } = term;
             let text = format!("B·{letters}·bytes = 1·{numbers}·{kv_bytes:.4}");
             (text, (elements * kv_bytes).round())
         };
-        let weight_bytes = cost.weight_bits / 8.0;
+        let weight_bytes = widths.weights / 8.0;
         let weights = |ffn: Term| {
             let attention = attention(layout);
             let text = format!(

@@ -3,7 +3,8 @@
 use crate::args::PlanArgs;
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
-use crate::{location, setup};
+use crate::location;
+use crate::setup::Widths;
 use helix_kernels::kv::KvType;
 use helix_layout::{MlaShape, ModelShape, MoeShape};
 use helix_model::Config;
@@ -52,8 +53,8 @@ fn is_on_hub_or_cached(model: &Path) -> bool {
 
 /// The bits per weight that a file's matrices take.
 fn stored(file: &helix_model::Model, formats: &Formats) -> Outcome<Formats> {
-    let cost = setup::read_cost(file, KvType::F16, 1)?;
-    let bits = cost.weight_bits;
+    let widths = Widths::of(file, KvType::F16)?;
+    let bits = widths.weights;
     // Arithmetic is that of the nearest format.
     let names = ["q4_0", "q4_1", "q5_0", "q5_1", "q6_k", "q8_0", "bf16", "f32"];
     let known = names.iter().filter_map(|name| name.parse::<Format>().ok());
@@ -61,7 +62,7 @@ fn stored(file: &helix_model::Model, formats: &Formats) -> Outcome<Formats> {
     let nearest = known.min_by(|a, b| off(a).total_cmp(&off(b)));
     let nearest = nearest.ok_or_else(|| Failure::request("no format is known"))?;
     let uniform = Formats::uniform(Format { bits, ..nearest }, formats.kv);
-    Ok(Formats { head: cost.head_bits / 8.0, ..uniform })
+    Ok(Formats { head: widths.head / 8.0, ..uniform })
 }
 
 /// The planner's view of a configuration.
@@ -108,17 +109,6 @@ fn of_config(config: &Config, source: &str, formats: Formats) -> Outcome<Model> 
         formats,
     };
     model.cut_between_blocks().map_err(Failure::request)
-}
-
-/// The machine that is asked for: a file where there is one, or else a preset.
-pub fn machine(hardware: &Path) -> Outcome<Machine> {
-    if !hardware.exists() {
-        return Machine::named(&hardware.to_string_lossy()).map_err(Failure::request);
-    }
-    let wrong = |problem: String| Failure::request(format!("{}: {problem}", hardware.display()));
-    let text = std::fs::read_to_string(hardware)
-        .map_err(|error| wrong(format!("cannot read it: {error}")))?;
-    Machine::from_toml(&text).map_err(|error| wrong(error.to_string()))
 }
 
 /// Threads of a rank.

@@ -1,6 +1,7 @@
 //! From measurements to a profile of the machine.
 
 use crate::figures::rounded;
+use crate::hardware::USUAL_MEMORY;
 use helix_comm::Collective as Kind;
 use helix_engine::probe::{
     self, AttentionRate, CollectiveTime, Collectives, Findings, ProductRate, ReadRate, Sample,
@@ -12,9 +13,6 @@ use helix_plan::machine::profile::{
 };
 use helix_plan::machine::{Origin, Profile, Quantity};
 use std::collections::BTreeMap;
-
-/// Bytes of memory where the system doesn't say.
-const USUAL_MEMORY: usize = 16 << 30;
 
 /// The profile of a machine of `cores` cores and `memory` bytes.
 pub fn of(findings: &Findings, name: String, cores: usize, memory: Option<usize>) -> Profile {
