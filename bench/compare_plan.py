@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """The planner's predictions against the engine, over a grid of models, layouts, batches and depths.
 
-    helix probe --out machine.toml
-    python3 bench/compare_plan.py --helix helix --machine machine.toml MODEL...
+    python3 bench/compare_plan.py --helix helix --machine machine.toml --probe MODEL...
 
 Each model decodes under each layout at each batch and depth; layouts that a model cannot have are left
-out. Prints every step's predicted and measured time and the mean absolute error of all.
+out. Prints every step's predicted and measured time, the bandwidth of reads at that moment, and the
+mean absolute error of all. --probe measures the machine anew before each model: where others share it,
+it is not the same one for long.
 """
 
 import argparse
@@ -29,9 +30,19 @@ def bench(arguments, model, layout):
     return json.loads(done.stdout)
 
 
+def probe(arguments):
+    """Measures the machine; its profile's bandwidth of reads goes to the table's readers."""
+    command = [arguments.helix, "probe", "--out", arguments.machine, "--json", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    memory = json.loads(done.stdout)["profile"]["memory"]["bandwidth_gb_s"]
+    print(f"probed: reads {memory['value']} GB/s", file=sys.stderr)
+
+
 def rows(arguments):
     """Every step that was compared."""
     for model in arguments.models:
+        if arguments.probe:
+            probe(arguments)
         seen = set()
         for layout in LAYOUTS:
             report = bench(arguments, model, layout)
@@ -43,7 +54,7 @@ def rows(arguments):
                 plan = run["plan"]
                 name = report["model"].rsplit("/", 1)[-1]
                 yield (name, report["layout"], run["batch"], run["depth"], plan["predicted_us"],
-                       plan["measured_us"], plan["error"])
+                       plan["measured_us"], run["read_gb_s"], plan["error"])
 
 
 def main():
@@ -51,17 +62,19 @@ def main():
     parser.add_argument("models", nargs="+")
     parser.add_argument("--helix", default="helix")
     parser.add_argument("--machine", required=True, help="helix probe's file of this machine")
+    parser.add_argument("--probe", action="store_true", help="write that file first, before each model")
     parser.add_argument("--depths", default="0,4096")
     parser.add_argument("--batches", default="1,4")
-    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
-    print("| model | layout | batch | depth | predicted us | measured us | error |")
-    print("|---|---|---:|---:|---:|---:|---:|")
+    print("| model | layout | batch | depth | predicted us | measured us | reads GB/s | error |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|")
     errors = []
-    for *names, predicted, measured, error in rows(arguments):
+    for *names, predicted, measured, reads, error in rows(arguments):
         errors.append(abs(error))
-        cells = [*map(str, names), f"{predicted:.0f}", f"{measured:.0f}", f"{100 * error:+.1f} %"]
+        cells = [*map(str, names), f"{predicted:.0f}", f"{measured:.0f}", f"{reads:.1f}",
+                 f"{100 * error:+.1f} %"]
         print("| " + " | ".join(cells) + " |", flush=True)
     if not errors:
         sys.exit("no step was compared")

@@ -178,8 +178,6 @@ pub fn start(
 pub struct Widths {
     /// Of the layers' matrices, scales included (5.0 for Q4_1).
     pub weights: f64,
-    /// Of the LM head.
-    pub head: f64,
     /// Of keys and values.
     pub kv: f64,
 }
@@ -195,7 +193,6 @@ impl Widths {
             model.config.layers * model.config.kv_heads * page(model, kv_type).token_bytes();
         Ok(Widths {
             weights: bits(held.total() - held.head, elements.layer_weights()),
-            head: bits(held.head, elements.head),
             kv: bits(token as u64, elements.kv),
         })
     }

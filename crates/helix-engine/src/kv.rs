@@ -168,10 +168,7 @@ impl Pool {
         pages: usize,
         (slots, per_slot): (usize, usize),
     ) -> io::Result<Pool> {
-        let bytes = MmapMut::map_anon(size.max(1))?;
-        // Fewer page-table walks where the system offers it; nothing is lost where it does not.
-        #[cfg(target_os = "linux")]
-        let _ = bytes.advise(memmap2::Advice::HugePage);
+        let bytes = memory(size)?;
         let slot = || Slot { pages: Vec::with_capacity(per_slot), ..Slot::default() };
         Ok(Pool {
             bytes,
@@ -181,6 +178,15 @@ impl Pool {
             slots: (0..slots).map(|_| slot()).collect(),
         })
     }
+}
+
+/// Zeroed memory for pages.
+pub(crate) fn memory(size: usize) -> io::Result<MmapMut> {
+    let bytes = MmapMut::map_anon(size.max(1))?;
+    // Fewer page-table walks where the system offers it; nothing is lost where it does not.
+    #[cfg(target_os = "linux")]
+    let _ = bytes.advise(memmap2::Advice::HugePage);
+    Ok(bytes)
 }
 
 /// Finds a sequence's local tokens among a head's pages.

@@ -15,8 +15,8 @@ pub use attention::AttentionRate;
 pub use collectives::{CollectiveTime, ProcessTimes};
 use helix_comm::{Team, World};
 use helix_kernels::probe::read_bandwidth;
-pub use overheads::Overheads;
-pub use products::ProductRate;
+pub use overheads::{FORKED, OPERATIONS, Overheads};
+pub use products::{Missed, ProductRate};
 pub use sample::Sample;
 use std::time::Duration;
 
@@ -58,6 +58,11 @@ pub struct Findings {
     pub reads: Vec<ReadRate>,
     /// By format, place, threads and tokens.
     pub products: Vec<ProductRate>,
+    /// By bytes, of all threads.
+    pub missed: Vec<Missed>,
+    /// Seconds that each dimension of a key takes to append to a page in memory: a line of the
+    /// cache each.
+    pub line: Sample,
     /// By type, place, threads and query rows.
     pub attention: Vec<AttentionRate>,
     /// By threads.
@@ -127,10 +132,10 @@ pub fn run(
         Some((world, patience)) => Collectives::Processes(collectives::lead(world, patience)?),
     };
     progress("products: packing", 10);
-    let products = products::measure(options, progress)?;
+    let (products, missed) = products::measure(options, progress)?;
     progress("attention: filling", 10);
-    let attention = attention::measure(options, progress)?;
-    Ok(Findings { reads, products, attention, overheads, collectives })
+    let (attention, line) = attention::measure(options, progress)?;
+    Ok(Findings { reads, products, missed, line, attention, overheads, collectives })
 }
 
 /// Steps that [`run`] tells of in all.

@@ -54,8 +54,8 @@ impl Costs<'_> {
     /// window; of dense layers, of layers with experts; and of what is outside layers.
     pub fn visit(&self, load: &Load, visitor: &mut impl Visitor) {
         let shape = &self.model.shape;
-        let embedding =
-            Work { elements: load.tokens * shape.hidden as f64, launches: 1.0, ..Work::default() };
+        let elements = load.tokens * shape.hidden as f64;
+        let embedding = Work { elements, ..by_token(load.tokens) };
         visitor.line(Line::Embedding, 1.0, embedding, None);
         self.attention_phase(load, visitor);
         self.ffn_phase(load, visitor);
@@ -91,7 +91,7 @@ impl Costs<'_> {
         };
         tell(Line::QkvGather, Work::default(), share.gathers.then_some(gather));
         tell(Line::RopeAppend, self.rope(own), None);
-        tell(Line::Attention, self.attention(sight), None);
+        tell(Line::Attention, self.attention(sight, own), None);
         tell(Line::AllToAll, self.raise_before(own), self.exchange(own));
         tell(Line::Merge, self.merge(own), None);
         tell(Line::OutProjection, self.out(own), None);
@@ -210,12 +210,12 @@ impl Costs<'_> {
 
     fn norm(&self, tokens: f64) -> Work {
         let elements = tokens * self.model.shape.hidden as f64;
-        Work { elements, launches: 1.0, ..Work::default() }
+        Work { elements, ..by_token(tokens) }
     }
 
     /// The residual stream takes a phase's result; fused into the norm after it.
     fn residual(&self, tokens: f64) -> Work {
-        Work { elements: tokens * self.model.shape.hidden as f64, ..Work::default() }
+        Work { elements: tokens * self.model.shape.hidden as f64, ..pass(tokens) }
     }
 
     /// Queries, keys and values of the rank's slice: appendix A's `2 H (Q/TPA) Hsz` without W_O's
@@ -250,11 +250,22 @@ impl Costs<'_> {
         both(both(down, queries), absorbed)
     }
 
+    /// Rotates, and appends.
     fn rope(&self, tokens: f64) -> Work {
         let shape = &self.model.shape;
         let heads = self.share.q_heads + self.share.kv_heads;
         let elements = tokens * (heads * shape.head_dim) as f64;
-        Work { elements, launches: 1.0, ..Work::default() }
+        let work = both(by_token(tokens), pass(tokens));
+        Work { elements, lines: tokens * self.key_lines(), ..work }
+    }
+
+    /// Cache lines that one position's keys lie in: pages hold them dimension by dimension, but
+    /// latents row by row.
+    fn key_lines(&self) -> f64 {
+        match self.model.shape.mla {
+            Some(_) => 0.0,
+            None => (self.share.kv_heads * self.model.shape.head_dim) as f64,
+        }
     }
 
     /// Elements that attention gives per head: a value, or a latent.
@@ -270,7 +281,9 @@ impl Costs<'_> {
     }
 
     /// Partial attention over the rank's own tokens: appendix A's `B 2 ceil(K/TPA) Hsz S/KVP`.
-    fn attention(&self, sight: Sight) -> Work {
+    ///
+    /// `own` sequences begin with keys that nothing has fetched ahead.
+    fn attention(&self, sight: Sight, own: f64) -> Work {
         let (share, shape) = (&self.share, &self.model.shape);
         let per_pair = 2.0 * share.q_heads as f64 * (shape.head_dim + self.attended()) as f64;
         let rows = sight.pairs / sight.tokens.max(1.0);
@@ -279,6 +292,8 @@ impl Costs<'_> {
             ops: sight.pairs * per_pair,
             meets: rows * share.q_heads as f64 / share.kv_heads.max(1) as f64,
             launches: 1.0,
+            lines: own.min(sight.tokens) * self.key_lines(),
+            parts: own * share.kv_heads as f64,
             ..Work::default()
         }
     }
@@ -328,7 +343,8 @@ impl Costs<'_> {
         };
         let elements = tokens * (kept_heads * self.attended() * degrees.kvp) as f64;
         let launches = if degrees.kvp > 1 { 1.0 } else { 0.0 };
-        both(raised, Work { elements, launches, ..Work::default() })
+        let merged = Work { elements, launches, ..Work::default() };
+        both(raised, both(merged, pass(tokens)))
     }
 
     /// The output projection of the heads that a rank keeps: a 1/N of it, where the appendix
@@ -401,6 +417,21 @@ impl Costs<'_> {
         let collective = Collective::AllGather;
         Message { collective, ranks, stride, calls: 1.0, bytes, received }
     }
+}
+
+/// Tokens below which a line that goes token by token is too small to fork: the engine's
+/// `lanes.rs`.
+const FEW_TOKENS: f64 = 4.0;
+
+/// An operation that goes token by token.
+fn by_token(tokens: f64) -> Work {
+    let alone = if tokens < FEW_TOKENS { 1.0 } else { 0.0 };
+    Work { launches: 1.0, alone, ..Work::default() }
+}
+
+/// One that a device fuses with its neighbours.
+fn pass(tokens: f64) -> Work {
+    Work { launches: 0.0, passes: 1.0, ..by_token(tokens) }
 }
 
 /// Whether attention groups are single ranks with whole experts.

@@ -49,12 +49,16 @@ impl Decode {
             (Costs { model, share, choices }, load)
         });
         let ranks: Vec<(Costs<'_>, Load)> = ranks.collect();
-        let mut step_bytes = 0.0;
+        // What a cache would have to hold: other tokens go to other experts.
+        let mut bytes = 0.0;
         let mut add = |_: Line, layers: f64, work: Work, _: Option<Message>| {
-            step_bytes += layers * (work.weight_bytes + work.kv_bytes);
+            bytes += layers * (work.weight_bytes + work.kv_bytes);
         };
-        ranks.iter().for_each(|(costs, load)| costs.visit(load, &mut add));
-        let timer = Timer::of_steps(machine, model, layout.ranks(), threads, step_bytes)?;
+        for (costs, load) in &ranks {
+            let experts = costs.share.experts as f64;
+            costs.visit(&Load { experts, expert_rows: experts, ..*load }, &mut add);
+        }
+        let timer = Timer::of_steps(machine, model, layout.ranks(), threads, bytes)?;
         let overlap = Overlap { exchange, exposed_reduce: 1.0 };
         let mut slowest = StepTime { pieces: 1, ..StepTime::default() };
         for (costs, load) in &ranks {

@@ -14,6 +14,10 @@ pub struct Timer<'m> {
     weights: Rate,
     attention: Rate,
     operation_s: f64,
+    pass_s: f64,
+    fork_s: f64,
+    line_s: f64,
+    threads: f64,
     elements_per_s: f64,
     /// Bytes of memory of a rank.
     pub memory_bytes: f64,
@@ -109,6 +113,10 @@ impl<'m> Timer<'m> {
             weights: weights.rate,
             attention: attention.rate,
             operation_s: rank.operation_s(),
+            pass_s: rank.pass_s(),
+            fork_s: rank.fork_s(),
+            line_s: rank.line_s(),
+            threads: threads as f64,
             elements_per_s: rank.elements_per_s(),
             memory_bytes: rank.memory_bytes(),
             notes: notes.into_iter().flatten().collect(),
@@ -154,7 +162,11 @@ impl<'m> Timer<'m> {
     }
 
     fn busy(&self, main: f64, work: &Work) -> f64 {
-        main + work.elements / self.elements_per_s + work.launches * self.operation_s
+        let forks = work.launches + work.passes - work.alone;
+        let operations =
+            work.launches * self.operation_s + work.passes * self.pass_s + forks * self.fork_s;
+        let lines = work.lines * self.line_s / self.threads.min(work.parts.max(1.0));
+        main + work.elements / self.elements_per_s + operations + lines
     }
 }
 
@@ -211,7 +223,7 @@ impl Lines<'_, '_> {
     fn hopb(&mut self, message: &Message) -> f64 {
         let timer = self.timer;
         let whole = timer.attention_s(&self.attention);
-        let operation = self.attention.launches * timer.operation_s;
+        let operation = self.attention.launches * (timer.operation_s + timer.fork_s);
         let of = |pieces: f64| {
             let wire = timer.network.wire(&part(message, pieces));
             let compute_s = (whole - operation) / pieces + operation;

@@ -2,9 +2,11 @@
 
 use super::{Place, ProbeOptions, Sample, team};
 use crate::EngineError;
+use crate::kv::memory;
 use helix_comm::Team;
 use helix_kernels::attention::{CHUNK_TOKENS, Scratch, Sees, attend, clear, fold, state_len};
 use helix_kernels::kv::{KvType, KvView, PAGE_TOKENS, PageShape, append};
+use memmap2::MmapMut;
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 use std::sync::Mutex;
@@ -43,7 +45,7 @@ const CACHED: usize = 1 << 20;
 /// Pages of one type.
 struct Stock {
     shape: PageShape,
-    pages: Vec<u8>,
+    pages: MmapMut,
     table: Vec<u32>,
 }
 
@@ -56,14 +58,17 @@ struct Lane {
     sees: Vec<Sees>,
 }
 
+/// Rates by type, place, threads and query rows; and seconds that each dimension of a key takes to
+/// append where its pages lie in memory.
 pub(super) fn measure(
     options: &ProbeOptions,
     progress: &dyn Fn(&str, u64),
-) -> Result<Vec<AttentionRate>, EngineError> {
+) -> Result<(Vec<AttentionRate>, Sample), EngineError> {
     let kinds = KvType::ALL.map(|kv_type| PageShape::new(HEAD, kv_type)).into_iter();
     let latents = KvType::ALL.map(|kv_type| PageShape::latent(LATENT.0, LATENT.1, kv_type));
     let bytes = options.stock_bytes(2 * KvType::ALL.len());
-    let stocks: Vec<Stock> = kinds.chain(latents).map(|shape| Stock::new(shape, bytes)).collect();
+    let mut stocks: Vec<Stock> =
+        kinds.chain(latents).map(|shape| Stock::new(shape, bytes)).collect::<Result<_, _>>()?;
     let mut all = Vec::new();
     let threads = options.threads();
     for &count in &threads {
@@ -73,8 +78,8 @@ pub(super) fn measure(
             let mut rates = vec![Vec::new(); stocks.len()];
             for _ in 0..ROUNDS {
                 for (stock, rates) in stocks.iter().zip(&mut rates) {
-                    let pages = stock.table.len();
-                    rates.push(stock.pass(&mut team, stock.queries()[index], pages));
+                    let lanes = stock.lanes(count, stock.queries()[index]);
+                    rates.push(stock.pass(&mut team, &lanes, stock.table.len()));
                 }
             }
             for (stock, rates) in stocks.iter().zip(rates) {
@@ -85,17 +90,30 @@ pub(super) fn measure(
         for stock in &stocks {
             let pages = (CACHED / stock.shape.bytes()).max(1) * count;
             for &queries in stock.queries() {
-                stock.pass(&mut team, queries, pages);
-                let rates = (0..REPEATS).map(|_| stock.pass(&mut team, queries, pages));
+                let lanes = stock.lanes(count, queries);
+                let rates = (0..REPEATS).map(|_| stock.pass(&mut team, &lanes, pages));
                 all.push(stock.rate(Place::Cache, count, queries, rates.collect()));
             }
         }
     }
-    Ok(all)
+    let index = stocks.iter().position(|stock| stock.shape.kv_type() == KvType::F16);
+    let index = index.expect("a type of keys and values");
+    let lines = (0..ROUNDS).map(|round| {
+        // All but the one are read, so that it comes from memory.
+        let (before, rest) = stocks.split_at_mut(index);
+        let (stock, after) = rest.split_first_mut().expect("there is one");
+        for other in before.iter().chain(&*after) {
+            let pages = other.table.len();
+            other.pass(&mut team(1)?, &other.lanes(1, 1), pages);
+        }
+        Ok(stock.append(round))
+    });
+    let lines = lines.collect::<Result<Vec<_>, EngineError>>()?;
+    Ok((all, Sample::of(lines)))
 }
 
 impl Stock {
-    fn new(shape: PageShape, bytes: usize) -> Stock {
+    fn new(shape: PageShape, bytes: usize) -> Result<Stock, EngineError> {
         let mut random = Pcg64::seed_from_u64(5);
         let mut number = || (random.next_u32() >> 8) as f32 / (1 << 23) as f32 - 1.0;
         let mut page = vec![0; shape.bytes()];
@@ -106,18 +124,30 @@ impl Stock {
             append(&mut page, shape, slot, &k, &v);
         }
         let count = bytes.div_ceil(page.len());
-        Stock { shape, pages: page.repeat(count), table: (0..count as u32).collect() }
+        let source = |source| EngineError::System { what: "memory for pages", source };
+        let mut pages = memory(count * page.len()).map_err(source)?;
+        pages.chunks_exact_mut(page.len()).for_each(|copy| copy.copy_from_slice(&page));
+        Ok(Stock { shape, pages, table: (0..count as u32).collect() })
     }
 
     fn queries(&self) -> &'static [usize] {
         if self.shape.is_latent() { &LATENT_QUERIES } else { &QUERIES }
     }
 
+    /// What `threads` threads work with, as warm as a step's: each has met a page.
+    fn lanes(&self, threads: usize, queries: usize) -> Vec<Mutex<Lane>> {
+        let view = KvView { pages: &self.pages, table: &self.table, shape: self.shape };
+        let lane = |thread: usize| {
+            let mut lane = Lane::new(self.shape, queries);
+            lane.page(&view, thread * self.table.len() / threads);
+            Mutex::new(lane)
+        };
+        (0..threads).map(lane).collect()
+    }
+
     /// Bytes per second of one pass over the first `pages`, each thread over a run of its own.
-    fn pass(&self, team: &mut Team, queries: usize, pages: usize) -> f64 {
+    fn pass(&self, team: &mut Team, lanes: &[Mutex<Lane>], pages: usize) -> f64 {
         let threads = team.size();
-        let lanes: Vec<Mutex<Lane>> =
-            (0..threads).map(|_| Mutex::new(Lane::new(self.shape, queries))).collect();
         let view = KvView { pages: &self.pages, table: &self.table, shape: self.shape };
         let begun = Instant::now();
         team.run_all(&|thread| {
@@ -126,6 +156,18 @@ impl Stock {
             run.for_each(|page| lane.page(&view, page));
         });
         (pages * PAGE_TOKENS * self.shape.token_bytes()) as f64 / begun.elapsed().as_secs_f64()
+    }
+
+    /// Seconds per dimension of keys that go to one slot of every page.
+    fn append(&mut self, slot: usize) -> f64 {
+        let (bytes, shape) = (self.shape.bytes(), self.shape);
+        let k = vec![0.5; shape.head_dim()];
+        let v = vec![0.5; shape.value_dim()];
+        let begun = Instant::now();
+        for page in self.pages.chunks_exact_mut(bytes) {
+            append(page, shape, slot, &k, &v);
+        }
+        begun.elapsed().as_secs_f64() / (self.table.len() * shape.head_dim()) as f64
     }
 
     fn rate(&self, place: Place, threads: usize, queries: usize, rates: Vec<f64>) -> AttentionRate {

@@ -16,8 +16,9 @@ use std::time::Instant;
 /// What operations cost besides their bytes and their arithmetic.
 #[derive(Clone, Debug)]
 pub struct Overheads {
-    /// Seconds that an operation costs a rank of so many threads beside its bytes and arithmetic.
-    pub operations: Vec<(usize, Sample)>,
+    /// Seconds that the operations of a layer, [`OPERATIONS`], cost a rank of so many threads beside
+    /// their bytes and arithmetic.
+    pub layers: Vec<(usize, Sample)>,
     /// Values per second that one thread normalises and quantises.
     pub elements: Sample,
     /// Operations per second and core: int8 products, f32 multiply-adds.
@@ -30,25 +31,27 @@ const STEPS: usize = 50;
 const ROWS: usize = 500;
 /// Values of a row.
 const ROW: usize = 2048;
-/// Layers of a model that has next to nothing to compute, and operations of each: two norms, QKV,
-/// RoPE and append, attention, the out-projection, gate and up, and down.
+/// Layers of a model that has next to nothing to compute.
 const LAYERS: usize = 16;
-const OPERATIONS: usize = 8;
+/// Operations of each: QKV, attention, the out-projection, gate and up, and down are forked; two
+/// norms, RoPE, append, the values' way to the out-projection and two residuals are not.
+pub const OPERATIONS: usize = 12;
+/// Of those, the ones that are forked.
+pub const FORKED: usize = 5;
 /// Lines outside layers.
 const OUTSIDE: [Line; 3] = [Line::Embedding, Line::Head, Line::LogitsGather];
 
 pub(super) fn measure(options: &ProbeOptions) -> Result<Overheads, EngineError> {
-    let operations =
-        options.threads().into_iter().map(|threads| Ok((threads, operation(threads)?)));
+    let layers = options.threads().into_iter().map(|threads| Ok((threads, layer(threads)?)));
     Ok(Overheads {
-        operations: operations.collect::<Result<_, EngineError>>()?,
+        layers: layers.collect::<Result<_, EngineError>>()?,
         elements: elements(),
         peaks: [integer_peak(0.1), float_peak(0.1)],
     })
 }
 
-/// Seconds of an operation of the engine, of a model whose layers fit in the nearest cache.
-fn operation(threads: usize) -> Result<Sample, EngineError> {
+/// Seconds of a layer of the engine, of a model whose layers fit in the nearest cache.
+fn layer(threads: usize) -> Result<Sample, EngineError> {
     let spec = Spec { layers: LAYERS, ..Spec::tiny(Arch::Llama) };
     let model = Arc::new(Model::from_gguf_bytes(gguf(&spec, 1))?);
     let layout = Layout::new(&model.shape(), LayoutSpec::new(Strategy::Helix, 1, 1));
@@ -73,7 +76,7 @@ fn operation(threads: usize) -> Result<Sample, EngineError> {
         let time = engine.counters()?[0].time;
         let inside = Line::ALL.into_iter().filter(|line| !OUTSIDE.contains(line));
         let seconds: f64 = inside.map(|line| time[line as usize].as_secs_f64()).sum();
-        rounds.push(seconds / (STEPS * LAYERS * OPERATIONS) as f64);
+        rounds.push(seconds / (STEPS * LAYERS) as f64);
     }
     // The first warms up.
     Ok(Sample::of(rounds.split_off(1)))

@@ -36,6 +36,8 @@ const TOKENS: [usize; 6] = [1, 2, 4, 8, 16, 64];
 /// Passes over everything from memory, and over a matrix from the cache.
 const ROUNDS: usize = 5;
 const REPEATS: usize = 7;
+/// Passes until a cache holds what it will.
+const WARM_ROUNDS: usize = 4;
 
 /// Matrices of one format.
 struct Stock {
@@ -51,10 +53,20 @@ struct Bench {
     cuts: Vec<usize>,
 }
 
+/// How much of what all threads go through again and again comes from memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Missed {
+    /// Bytes of matrices.
+    pub bytes: usize,
+    /// The part of them: 0 if they take as long as from the cache, 1 if as from memory.
+    pub part: Sample,
+}
+
+/// Rates, and what a cache keeps of footprints.
 pub(super) fn measure(
     options: &ProbeOptions,
     progress: &dyn Fn(&str, u64),
-) -> Result<Vec<ProductRate>, EngineError> {
+) -> Result<(Vec<ProductRate>, Vec<Missed>), EngineError> {
     let bytes = options.stock_bytes(Format::ALL.len());
     let stocks: Vec<Stock> =
         Format::ALL.into_iter().map(|format| Stock::new(format, bytes)).collect();
@@ -70,7 +82,10 @@ pub(super) fn measure(
             all.extend(bench.cached(&stocks, tokens));
         }
     }
-    Ok(all)
+    let mut bench = Bench::new(options.cores)?;
+    let missed = super::FOOTPRINTS
+        .map(|(part, of)| bench.missed(&stocks, &all, options.cache_bytes / of * part));
+    Ok((all, missed.to_vec()))
 }
 
 impl Stock {
@@ -157,6 +172,51 @@ impl Bench {
             rates.push((0..REPEATS).map(|_| self.pass(one)).collect());
         }
         self.rates(stocks, Place::Cache, tokens, rates)
+    }
+
+    /// Goes through `bytes` of matrices again and again, one token each.
+    fn missed(&mut self, stocks: &[Stock], rates: &[ProductRate], bytes: usize) -> Missed {
+        self.load(1);
+        let threads = self.lanes.threads();
+        let rate = |format, place| {
+            let of = |rate: &&ProductRate| {
+                (rate.format, rate.place, rate.threads, rate.tokens) == (format, place, threads, 1)
+            };
+            rates.iter().find(of).expect("it was measured").rate.median
+        };
+        // Where arithmetic is the limit, a cache's misses don't show.
+        let shows = |stock: &&Stock| {
+            rate(stock.format, Place::Cache) >= 2.0 * rate(stock.format, Place::Memory)
+        };
+        let mut telling: Vec<&Stock> = stocks.iter().filter(shows).collect();
+        if telling.is_empty() {
+            telling.extend(stocks);
+        }
+        let (mut taken, mut cached, mut memory) = (0, 0.0, 0.0);
+        // As many of each format as of the others, so that no format's rate decides.
+        let counts: Vec<usize> = telling
+            .iter()
+            .map(|stock| {
+                let each = stock.matrices[0].bytes();
+                let count = (bytes / telling.len()).div_ceil(each).min(stock.matrices.len());
+                taken += count * each;
+                cached += (count * each) as f64 / rate(stock.format, Place::Cache);
+                memory += (count * each) as f64 / rate(stock.format, Place::Memory);
+                count
+            })
+            .collect();
+        let mut round = || {
+            let begun = Instant::now();
+            for (stock, &count) in telling.iter().zip(&counts) {
+                self.pass(&stock.matrices[..count]);
+            }
+            begun.elapsed().as_secs_f64()
+        };
+        (0..WARM_ROUNDS).for_each(|_| {
+            round();
+        });
+        let part = |_| ((round() - cached) / (memory - cached).max(1e-9)).clamp(0.0, 1.0);
+        Missed { bytes: taken, part: Sample::of((0..REPEATS).map(part).collect()) }
     }
 
     fn rates(

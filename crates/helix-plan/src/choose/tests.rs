@@ -33,6 +33,7 @@ fn machine(change: impl FnOnce(&mut crate::machine::Profile)) -> Machine {
     profile.arithmetic.values_mut().for_each(|peak| *peak = 1e6.into());
     profile.overhead.operation_us = 0.0.into();
     profile.overhead.elements_g_s = Some(1e6.into());
+    profile.overhead.line_ns = None;
     profile.cores.as_mut().unwrap().fork_us.fill(0.0);
     let level = &mut profile.level[0];
     (level.latency_us, level.overhead_us) = (0.0.into(), 0.0.into());

@@ -49,3 +49,30 @@ fn dispatched_tokens_go_to_their_experts_ranks_alone() {
     assert_eq!(messages[0].bytes, 2.0 * 8.0 * 63.0 / 64.0 * 7168.0 * 2.0);
     assert_eq!(shared, 2.0 * 2048.0 * 7168.0 / 2.0);
 }
+
+/// A token's keys lie in as many cache lines as they have dimensions, where it is appended and where
+/// each sequence's attention begins; few tokens stay on one thread, and latents lie in a row.
+#[test]
+fn keys_lie_dimension_by_dimension() {
+    use crate::{Load, Routing};
+    let told = |name: &str, batch| {
+        let model = Model::named(name, Formats::default()).unwrap();
+        let share = Share::busiest(&model.shape, &LayoutSpec::new(Strategy::Helix, 1, 1));
+        let costs = Costs { model: &model, share, choices: Choices::default() };
+        let load = Load::decode(&model, &share, batch, 100, Routing { experts: 8.0, rows: 8.0 });
+        let mut found = Vec::new();
+        costs.visit(&load, &mut |line: Line, _: f64, work: Work, _: Option<Message>| {
+            if [Line::RopeAppend, Line::Attention].contains(&line) {
+                found.push((work.lines, work.launches, work.passes, work.alone));
+            }
+        });
+        found
+    };
+    let heads = 8.0 * 128.0;
+    assert_eq!(
+        told("llama-3.1-8b", 3),
+        [(3.0 * heads, 1.0, 1.0, 2.0), (3.0 * heads, 1.0, 0.0, 0.0)]
+    );
+    assert_eq!(told("llama-3.1-8b", 4)[0], (4.0 * heads, 1.0, 1.0, 0.0));
+    assert_eq!(told("deepseek-r1", 4), [(0.0, 1.0, 1.0, 0.0), (0.0, 1.0, 0.0, 0.0)]);
+}

@@ -15,6 +15,14 @@ pub struct Work {
     pub elements: f64,
     /// Operations that start and end.
     pub launches: f64,
+    /// Operations besides that teams of threads have, and devices fuse with their neighbours.
+    pub passes: f64,
+    /// Of both, those that are too small to fork.
+    pub alone: f64,
+    /// Cache lines that lie alone.
+    pub lines: f64,
+    /// Parts of the work that threads may share; 0 where one thread does it alone.
+    pub parts: f64,
 }
 
 /// Which collective.
@@ -56,6 +64,10 @@ pub(super) fn both(a: Work, b: Work) -> Work {
         meets: a.meets.max(b.meets),
         elements: a.elements + b.elements,
         launches: a.launches + b.launches,
+        passes: a.passes + b.passes,
+        alone: a.alone + b.alone,
+        lines: a.lines + b.lines,
+        parts: a.parts.max(b.parts),
     }
 }
 

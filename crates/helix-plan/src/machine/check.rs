@@ -12,6 +12,7 @@ const CAPACITY: Range = Range { least: 1e-3, most: 1e6, unit: "GB" };
 const PART: Range = Range { least: 0.01, most: 1.0, unit: "(a part of the peak)" };
 const PEAK: Range = Range { least: 1e-4, most: 1e6, unit: "Tera operations per second" };
 const TIME: Range = Range { least: 0.0, most: 1e6, unit: "microseconds" };
+const NANOSECONDS: Range = Range { least: 0.0, most: 1e6, unit: "nanoseconds" };
 const ELEMENTS: Range = Range { least: 1e-3, most: 1e6, unit: "10^9 values per second" };
 const LOAD: Range = Range { least: 1.0, most: 1e6, unit: "(a count)" };
 const BYTES: Range = Range { least: 1.0, most: 1e12, unit: "bytes" };
@@ -42,6 +43,9 @@ pub(super) fn check(profile: &Profile) -> Result<(), MachineError> {
     overhead.operation_us.check("overhead.operation_us", TIME)?;
     if let Some(rate) = &overhead.elements_g_s {
         rate.check("overhead.elements_g_s", ELEMENTS)?;
+    }
+    if let Some(time) = &overhead.line_ns {
+        time.check("overhead.line_ns", NANOSECONDS)?;
     }
     if let Some(cores) = &profile.cores {
         check_cores(cores)?;

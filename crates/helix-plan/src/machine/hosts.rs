@@ -56,6 +56,7 @@ impl Machine {
                 reachable_arithmetic: assumed(0.5, "products with a few tokens", 0.2, 0.8),
                 operation_us: assumed(1.0, "an operation of one thread", 0.2, 5.0),
                 elements_g_s: Some(assumed(1.0, "norms, quantised", 0.3, 4.0)),
+                line_ns: Some(assumed(10.0, "a line from a shared cache", 2.0, 50.0)),
             },
             cores: Some(Cores {
                 count: cores,

@@ -68,6 +68,10 @@ pub struct Overhead {
     /// what the memory gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub elements_g_s: Option<Quantity>,
+    /// Of a cache line that lies alone, in nanoseconds: each dimension of a key that is appended, or
+    /// that a run of keys begins with; without it, nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line_ns: Option<Quantity>,
 }
 
 /// The cores of a node whose ranks are teams of threads.

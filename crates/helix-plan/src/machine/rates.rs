@@ -104,13 +104,27 @@ impl<'m> RankRates<'m> {
         peak * GIGA * memory.reachable.value * self.part()
     }
 
+    /// Seconds of a cache line that lies alone.
+    pub fn line_s(&self) -> f64 {
+        self.machine.profile.overhead.line_ns.as_ref().map_or(0.0, |line| line.value * 1e-9)
+    }
+
     /// Seconds that an operation costs besides its bytes and its arithmetic.
     pub fn operation_s(&self) -> f64 {
-        let fork = self.machine.profile.cores.as_ref().map_or(0.0, |cores| {
-            Curve::new(&cores.threads, cores.fork_us.iter().copied())
-                .within(self.sharing.threads as f64)
-        });
-        (self.machine.profile.overhead.operation_us.value + fork) * MICRO
+        self.machine.profile.overhead.operation_us.value * MICRO
+    }
+
+    /// Seconds that it costs a team besides to begin and end one together.
+    pub fn fork_s(&self) -> f64 {
+        self.machine.profile.cores.as_ref().map_or(0.0, |cores| {
+            let fork = Curve::new(&cores.threads, cores.fork_us.iter().copied());
+            fork.within(self.sharing.threads as f64) * MICRO
+        })
+    }
+
+    /// Seconds of an operation that devices fuse with its neighbours, and threads do not.
+    pub fn pass_s(&self) -> f64 {
+        if self.machine.profile.cores.is_some() { self.operation_s() } else { 0.0 }
     }
 
     /// Values per second that norms, rotations and activations take; without a figure, 4 bytes are

@@ -199,6 +199,8 @@ fn a_device_of_its_own_is_a_roofline() {
     let rates = machine.rank(Sharing { ranks: 8, threads: 3 });
     assert_eq!((rates.memory_bytes(), rates.read_bytes_per_s()), (32e9, 32e9));
     assert_eq!((rates.operation_s(), rates.elements_per_s(), rates.note()), (2e-6, 4e9, None));
+    // Devices fuse what threads do one after the other.
+    assert_eq!((rates.pass_s(), rates.fork_s(), rates.line_s()), (0.0, 0.0, 0.0));
     let q4 = rates.weights("Q4_0").unwrap();
     assert_eq!(q4.note, None);
     // 32 GB/s and half of 2 Tera operations per second.
@@ -250,7 +252,8 @@ fn ranks_share_the_cores_of_a_node() {
     assert_eq!(rates.note().unwrap(), note);
     assert_eq!(rates.memory_bytes(), 8e9);
     assert_eq!(rates.read_bytes_per_s(), 40e9 * 0.8 / 4.0);
-    assert_eq!(machine.rank(Sharing { ranks: 1, threads: 2 }).operation_s(), 3e-6);
+    let pair = machine.rank(Sharing { ranks: 1, threads: 2 });
+    assert_eq!((pair.operation_s(), pair.pass_s(), pair.fork_s()), (2e-6, 2e-6, 1e-6));
     let of = |name: &str| {
         machine.rank(Sharing { ranks: 1, threads: 1 }).attention(name, RowKind::KeyValue)
     };

@@ -4,10 +4,8 @@ use crate::args::PlanArgs;
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::location;
-use crate::setup::Widths;
-use helix_kernels::kv::KvType;
-use helix_layout::{MlaShape, ModelShape, MoeShape};
-use helix_model::Config;
+use helix_layout::{Layout, LayoutSpec, MlaShape, ModelShape, MoeShape, Rank, Reads, Strategy};
+use helix_model::{Config, Holdings};
 use helix_plan::{Format, Formats, Machine, Model, ModelError, Window};
 use std::path::Path;
 
@@ -51,18 +49,41 @@ fn is_on_hub_or_cached(model: &Path) -> bool {
     name.starts_with("hf:") || name.contains(['/', '\\']) || location::is_cached(model)
 }
 
-/// The bits per weight that a file's matrices take.
+/// The bytes per weight that a file's matrices take, part by part, on average over layers.
 fn stored(file: &helix_model::Model, formats: &Formats) -> Outcome<Formats> {
-    let widths = Widths::of(file, KvType::F16)?;
-    let bits = widths.weights;
+    let shape = file.shape();
+    let whole = Layout::new(&shape, LayoutSpec::new(Strategy::Helix, 1, 1))?;
+    let (held, elements) = (Holdings::of(file, &whole, Rank(0))?, Reads::held(&whole, Rank(0), 1));
+    let layers = held.total() - held.head;
+    let mean = layers as f64 / elements.layer_weights() as f64;
     // Arithmetic is that of the nearest format.
     let names = ["q4_0", "q4_1", "q5_0", "q5_1", "q6_k", "q8_0", "bf16", "f32"];
     let known = names.iter().filter_map(|name| name.parse::<Format>().ok());
-    let off = |format: &Format| (format.bits - bits).abs();
+    let off = |format: &Format| (format.bytes() - mean).abs();
     let nearest = known.min_by(|a, b| off(a).total_cmp(&off(b)));
     let nearest = nearest.ok_or_else(|| Failure::request("no format is known"))?;
-    let uniform = Formats::uniform(Format { bits, ..nearest }, formats.kv);
-    Ok(Formats { head: widths.head / 8.0, ..uniform })
+    // What a model has none of takes what the others do.
+    let each = |bytes: u64, elements: u64| match elements {
+        0 => mean,
+        elements => bytes as f64 / elements as f64,
+    };
+    let columns = |layers: usize, columns: usize| (layers * shape.hidden * columns) as u64;
+    let moe = shape.moe.as_ref();
+    let attention = each(held.attention + held.values, elements.qkv + elements.out);
+    let dense = each(held.dense_ffn, columns(shape.dense_layers(), 3 * shape.ffn));
+    let of_moe = |bytes, of: &dyn Fn(&MoeShape) -> usize| {
+        each(bytes, moe.map_or(0, |moe| columns(moe.layers, of(moe))))
+    };
+    Ok(Formats {
+        qkv: attention,
+        out: attention,
+        ffn: [dense; 2],
+        shared: [of_moe(held.shared_experts, &|moe| 3 * moe.shared_ffn); 2],
+        experts: [each(held.experts, elements.experts); 2],
+        router: of_moe(held.routers, &|moe| moe.experts),
+        head: each(held.head, elements.head),
+        ..Formats::uniform(Format { bits: mean * 8.0, ..nearest }, formats.kv)
+    })
 }
 
 /// The planner's view of a configuration.

@@ -4,7 +4,8 @@ use crate::figures::rounded;
 use crate::hardware::USUAL_MEMORY;
 use helix_comm::Collective as Kind;
 use helix_engine::probe::{
-    self, AttentionRate, CollectiveTime, Collectives, Findings, ProductRate, ReadRate, Sample,
+    self, AttentionRate, CollectiveTime, Collectives, FORKED, Findings, Missed, OPERATIONS,
+    ProductRate, ReadRate, Sample,
 };
 use helix_kernels::Format;
 use helix_plan::machine::profile::{
@@ -25,7 +26,7 @@ pub fn of(findings: &Findings, name: String, cores: usize, memory: Option<usize>
         arithmetic: arithmetic(findings, cores),
         overhead: overhead(findings, cores),
         cores: Some(of_cores(findings, cores)),
-        cache: Some(cache(&findings.reads)),
+        cache: Some(cache(&findings.missed)),
         level: levels(&findings.collectives),
         matvec: matvec(&findings.products),
         attention: attention(&findings.attention),
@@ -93,14 +94,19 @@ fn reached(findings: &Findings, cores: usize) -> f64 {
 
 fn overhead(findings: &Findings, cores: usize) -> Overhead {
     let overheads = &findings.overheads;
-    let alone = overheads.operations.first().expect("one thread was measured").1;
+    let alone = overheads.layers.first().expect("one thread was measured").1;
     Overhead {
         reachable_arithmetic: Quantity::sourced(
             digits(reached(findings, cores)),
             "measured: products of Q8_0 with many tokens against the peak",
         ),
-        operation_us: measured(alone, 1e6, "an operation with next to nothing to do, one thread"),
+        operation_us: measured(
+            alone,
+            1e6 / OPERATIONS as f64,
+            "an operation with next to nothing to do, one thread",
+        ),
         elements_g_s: Some(measured(overheads.elements, 1e-9, "norm and quantisation, one core")),
+        line_ns: Some(measured(findings.line, 1e9, "a dimension of a key, appended")),
     }
 }
 
@@ -110,39 +116,30 @@ fn of_cores(findings: &Findings, cores: usize) -> Cores {
         // Ascending in bytes: the last is from memory.
         reads.insert(read.threads, digits(read.rate.median / 1e9));
     }
-    let operations = &findings.overheads.operations;
-    let alone = operations.first().map_or(0.0, |one| one.1.median);
+    let layers = &findings.overheads.layers;
+    let alone = layers.first().map_or(0.0, |one| one.1.median);
     // What a team costs more than one thread.
-    let fork = |seconds: f64| digits((seconds - alone).max(0.0) * 1e6);
+    let fork = |seconds: f64| digits((seconds - alone).max(0.0) * 1e6 / FORKED as f64);
     Cores {
         count: cores,
         active: reads.keys().map(|&threads| threads as f64).collect(),
         read_gb_s: reads.into_values().collect(),
-        threads: operations.iter().map(|operation| operation.0 as f64).collect(),
-        fork_us: operations.iter().map(|operation| fork(operation.1.median)).collect(),
+        threads: layers.iter().map(|layer| layer.0 as f64).collect(),
+        fork_us: layers.iter().map(|layer| fork(layer.1.median)).collect(),
     }
 }
 
-/// The part that comes from memory, if bytes take either the time of the smallest footprint or
-/// that of the largest.
-fn cache(reads: &[ReadRate]) -> Cache {
-    let reads = of_all_threads(reads);
-    let slowness = |read: &ReadRate| 1.0 / read.rate.median;
-    let (cached, memory) = (slowness(&reads[0]), slowness(&reads[reads.len() - 1]));
-    let missed = |read: &ReadRate| match memory > cached {
-        true => ((slowness(read) - cached) / (memory - cached)).clamp(0.0, 1.0),
-        // Nothing is faster than memory.
-        false => 1.0,
-    };
+/// The part that comes from memory.
+fn cache(missed: &[Missed]) -> Cache {
     // More bytes never come from a cache more often: what says so is noise.
     let mut most = 0.0;
-    let missed = reads.iter().map(missed).map(|missed| {
-        most = f64::max(most, missed);
+    let parts = missed.iter().map(|missed| {
+        most = f64::max(most, missed.part.median);
         rounded(most, 3)
     });
     Cache {
-        missed: missed.collect(),
-        step_mb: reads.iter().map(|read| digits(read.bytes as f64 / 1e6)).collect(),
+        missed: parts.collect(),
+        step_mb: missed.iter().map(|missed| digits(missed.bytes as f64 / 1e6)).collect(),
     }
 }
 

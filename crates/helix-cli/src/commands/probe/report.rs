@@ -32,14 +32,15 @@ pub fn rows(findings: &Findings) -> Vec<Row> {
             format!("read {} MB again and again, {} threads", read.bytes >> 20, read.threads);
         add(what, GB_S, read.rate, 1e-9);
     }
-    for (threads, sample) in &findings.overheads.operations {
-        add(
-            format!("an operation with next to nothing to do, {threads} threads"),
-            US,
-            *sample,
-            1e6,
-        );
+    for (threads, sample) in &findings.overheads.layers {
+        let what = format!("a layer with next to nothing to do, {threads} threads");
+        add(what, US, *sample, 1e6);
     }
+    for missed in &findings.missed {
+        let what = format!("products over {} MB again and again", missed.bytes >> 20);
+        add(what, "from memory", missed.part, 1.0);
+    }
+    add("a dimension of a key, appended".to_owned(), "ns", findings.line, 1e9);
     let elements = findings.overheads.elements;
     add("normalise and quantise, 1 thread".to_owned(), "10^9 values/s", elements, 1e-9);
     for product in &findings.products {
