@@ -13,7 +13,7 @@ use helix_layout::{
     Strategy,
 };
 use helix_model::Model;
-use helix_plan::{Machine, choose};
+use helix_plan::{Decode, choose};
 use std::path::PathBuf;
 
 /// The layout's flags; without any of them, one rank.
@@ -88,7 +88,12 @@ impl LayoutArgs {
             ([one], None | Some(1)) => *one,
             _ => {
                 let machine = hardware::at_hand(self.hardware.as_deref(), links, ranks, console)?;
-                asked.choose(ranks, model, &layouts, engine, (batch, context), &machine, console)?
+                let planned = planning::model(model, engine.kv_type())?;
+                let step = LayoutArgs::step(ranks, engine, &layouts, (batch, context));
+                let choice = choose(&planned, &machine, &layouts, &step);
+                let choice = choice.map_err(Failure::request)?;
+                console.note(&format!("layout: {}", choice.reason()));
+                choice.best.layout
             }
         };
         match ranks.count() {
@@ -129,18 +134,13 @@ impl LayoutArgs {
         Ok(fixed(layout.ranks(), settled))
     }
 
-    /// The planner's choice among `layouts`.
-    #[allow(clippy::too_many_arguments, reason = "a model, how it is run, and on what")]
-    fn choose(
-        &self,
+    /// A step of the engine that is to run one of `layouts`, for the planner.
+    fn step(
         ranks: &Ranks,
-        model: &Model,
-        layouts: &[Layout],
         engine: &EngineArgs,
-        step: (usize, usize),
-        machine: &Machine,
-        console: &Console,
-    ) -> Outcome<Layout> {
+        layouts: &[Layout],
+        shape: (usize, usize),
+    ) -> Decode {
         let options = EngineOptions {
             threads_per_rank: setup::threads(ranks, engine, layouts[0].ranks()),
             mla_up: engine.mla_up(),
@@ -148,11 +148,7 @@ impl LayoutArgs {
             hopb: engine.hopb,
             ..EngineOptions::default()
         };
-        let planned = planning::model(model, engine.kv_type())?;
-        let choice = choose(&planned, machine, layouts, &planning::decode(&options, step));
-        let choice = choice.map_err(Failure::request)?;
-        console.note(&format!("layout: {}", choice.reason()));
-        Ok(choice.best.layout)
+        planning::decode(&options, shape)
     }
 
     /// The degrees that were given, and the one of attention's two that follows from `--ranks`.
