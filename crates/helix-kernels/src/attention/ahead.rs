@@ -91,6 +91,32 @@ impl<'a> Ahead<'a> {
     }
 }
 
+/// All of the next page, little by little over a chunk's work: where every tile of rows goes through
+/// the whole chunk several times, it is long in the second-level cache by then.
+pub(super) struct NextPage<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// Bytes at a time.
+    step: usize,
+}
+
+impl<'a> NextPage<'a> {
+    /// While page `index` is worked on, so many times.
+    pub(super) fn new(kv: &KvView<'a>, index: usize, times: usize) -> NextPage<'a> {
+        let bytes = kv.table.get(index + 1).map_or(&[][..], |_| kv.page(index + 1));
+        NextPage { bytes, at: 0, step: bytes.len().div_ceil(times) }
+    }
+
+    #[inline(always)]
+    pub(super) fn ask<S: Lanes>(&mut self, s: S) {
+        let end = self.bytes.len().min(self.at + self.step);
+        for line in (self.at.next_multiple_of(LINE)..end).step_by(LINE) {
+            s.prefetch(&self.bytes[line]);
+        }
+        self.at = end;
+    }
+}
+
 /// Rows to ask for, one every so many steps.
 pub(super) struct Asks<'a, E: Element> {
     here: Iter<'a, [E::Row; ROW_VECTORS]>,

@@ -19,6 +19,7 @@
 
 use std::ops::Range;
 
+use super::ahead::NextPage;
 use super::kernel::{Row, largest, probabilities};
 use super::{CHUNK_TOKENS, Sees, Span, state_len};
 use crate::activations::Sub;
@@ -130,9 +131,8 @@ impl Job for Attend<'_> {
         let shape = self.kv.shape;
         let index = self.range.start / PAGE_TOKENS;
         let page = Page { shape, bytes: self.kv.page(index) };
-        let next = self.kv.table.get(index + 1).map_or(&[][..], |_| self.kv.page(index + 1));
         let size = even(self.sees.len(), BATCH_ROWS);
-        let mut ahead = Ahead::new::<L>(next, shape, self.sees.len(), size);
+        let mut ahead = NextPage::new(self.kv, index, asks::<L>(shape, self.sees.len(), size));
         let rows = self.sees.chunks(size).zip(self.q.chunks(size * shape.head_dim()));
         let states = self.state.chunks_mut(size * state_len(shape.value_dim()));
         for ((sees, q), states) in rows.zip(states) {
@@ -194,33 +194,14 @@ impl<'a> Page<'a> {
     }
 }
 
-/// What is asked for while this chunk is worked on: the next page, little by little.
-struct Ahead<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    /// Bytes at a time.
-    step: usize,
-}
-
-impl<'a> Ahead<'a> {
-    /// `rows` in batches of `size` ask for each group of a tile of scores, and for [`LANES`] quads
-    /// of a tile of values.
-    fn new<L: Dots>(bytes: &'a [u8], shape: PageShape, rows: usize, size: usize) -> Ahead<'a> {
-        let (score_rows, score_vectors) = score_tile::<L>();
-        let scores = shape.groups() * CHUNK_TOKENS / (LANES * score_vectors);
-        let values = shape.value_dim().div_ceil(SCALE_DIMS) * CHUNK_TOKENS / (QUAD * LANES);
-        let tiles = size.div_ceil(score_rows) * scores + size.div_ceil(L::TOKENS) * values;
-        Ahead { bytes, at: 0, step: bytes.len().div_ceil(rows.div_ceil(size).max(1) * tiles) }
-    }
-
-    #[inline(always)]
-    fn ask<L: Dots>(&mut self, l: L) {
-        let end = self.bytes.len().min(self.at + self.step);
-        for line in (self.at.next_multiple_of(64)..end).step_by(64) {
-            l.prefetch(&self.bytes[line]);
-        }
-        self.at = end;
-    }
+/// How often `rows`, in batches of `size`, ask for what is read next: for each group of a tile of
+/// scores, and for [`LANES`] quads of a tile of values.
+fn asks<L: Dots>(shape: PageShape, rows: usize, size: usize) -> usize {
+    let (score_rows, score_vectors) = score_tile::<L>();
+    let scores = shape.groups() * CHUNK_TOKENS / (LANES * score_vectors);
+    let values = shape.value_dim().div_ceil(SCALE_DIMS) * CHUNK_TOKENS / (QUAD * LANES);
+    let tiles = size.div_ceil(score_rows) * scores + size.div_ceil(L::TOKENS) * values;
+    rows.div_ceil(size).max(1) * tiles
 }
 
 /// Some query rows against one chunk.
@@ -231,7 +212,7 @@ struct Batch<'a, 'page> {
     seen: &'a [Span],
     states: &'a mut [f32],
     scratch: &'a mut Scratch,
-    ahead: &'a mut Ahead<'page>,
+    ahead: &'a mut NextPage<'page>,
 }
 
 impl Batch<'_, '_> {
@@ -354,7 +335,7 @@ struct Scores<'a, 'page> {
     scores: &'a mut [Row],
     /// The first vector of tokens in the chunk.
     vector: usize,
-    ahead: &'a mut Ahead<'page>,
+    ahead: &'a mut NextPage<'page>,
 }
 
 /// Scores of `R` rows against `16·P` tokens of one block, in registers.
@@ -528,7 +509,7 @@ struct Values<'a, 'page> {
     vectors: usize,
     /// Whole pairs of vectors.
     tokens: Range<usize>,
-    ahead: &'a mut Ahead<'page>,
+    ahead: &'a mut NextPage<'page>,
 }
 
 /// Sums weight times value to outputs of `R` rows, `16·N` at a time in registers.

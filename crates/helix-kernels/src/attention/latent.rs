@@ -22,6 +22,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::ahead::NextPage;
 use super::element::{BF16, Element, F16, F32};
 use super::kernel::{Row, largest, probabilities};
 use super::{CHUNK_TOKENS, Sees, Span, state_len};
@@ -98,14 +99,13 @@ impl Kernel for Attend<'_> {
 
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
-        let page = self.range.start / PAGE_TOKENS;
-        let next = self.kv.table.get(page + 1).map_or(&[][..], |_| self.kv.page(page + 1));
-        let page = Page { shape: self.kv.shape, bytes: self.kv.page(page), left: self.hull() };
-        self.tiles(s, page, next);
+        let index = self.range.start / PAGE_TOKENS;
+        let page = Page { shape: self.kv.shape, bytes: self.kv.page(index), left: self.hull() };
+        self.tiles(s, page, index);
     }
 }
 
-impl Attend<'_> {
+impl<'a> Attend<'a> {
     /// The chunk's tokens that some row sees.
     fn hull(&self) -> Range<usize> {
         let spans = self.sees.iter().map(|sees| sees.within(&self.range));
@@ -115,7 +115,7 @@ impl Attend<'_> {
 
     /// Cuts the rows in tiles that fit the registers: as even a cut as the tiles allow.
     #[inline(always)]
-    fn tiles<'p, S: Lanes>(self, s: S, mut page: Page<'p>, next: &'p [u8]) {
+    fn tiles<S: Lanes>(self, s: S, mut page: Page<'a>, index: usize) {
         let shape = self.kv.shape;
         let len = state_len(shape.value_dim());
         let most = match S::ROWS {
@@ -125,7 +125,7 @@ impl Attend<'_> {
         };
         let tiles = self.sees.len().div_ceil(most);
         let size = self.sees.len().div_ceil(tiles.max(1)).max(1);
-        let mut ahead = Ahead::new(next, tiles, shape);
+        let mut ahead = NextPage::new(self.kv, index, asks(shape, tiles));
         let rows = self.sees.chunks(size).zip(self.q.chunks(size * shape.head_dim()));
         for ((sees, q), states) in rows.zip(self.state.chunks_mut(size * len)) {
             let mut seen = [Span::NONE; TILE_ROWS];
@@ -219,30 +219,11 @@ impl<E: Element> Kernel for Convert<'_, E> {
     }
 }
 
-/// What is asked for while this chunk is worked on: the next page, little by little.
-struct Ahead<'a> {
-    bytes: &'a [u8],
-    at: usize,
-    /// Bytes at a time.
-    step: usize,
-}
-
-impl Ahead<'_> {
-    /// A tile of rows asks for two tokens of scores, and for [`LANES`] tokens of a few vectors.
-    fn new(bytes: &[u8], tiles: usize, shape: PageShape) -> Ahead<'_> {
-        let lines = shape.value_dim().div_ceil(LANES * LINE_VECTORS);
-        let times = tiles.max(1) * (CHUNK_TOKENS / 2 + lines * CHUNK_TOKENS / LANES);
-        Ahead { bytes, at: 0, step: bytes.len().div_ceil(times).next_multiple_of(64) }
-    }
-
-    #[inline(always)]
-    fn ask<S: Lanes>(&mut self, s: S) {
-        let end = self.bytes.len().min(self.at + self.step);
-        for line in (self.at..end).step_by(64) {
-            s.prefetch(&self.bytes[line]);
-        }
-        self.at = end;
-    }
+/// How often `tiles` of rows ask for what is read next: for two tokens of scores, and for [`LANES`]
+/// tokens of a few vectors.
+fn asks(shape: PageShape, tiles: usize) -> usize {
+    let lines = shape.value_dim().div_ceil(LANES * LINE_VECTORS);
+    tiles.max(1) * (CHUNK_TOKENS / 2 + lines * CHUNK_TOKENS / LANES)
 }
 
 /// Some query rows against one chunk.
@@ -254,7 +235,7 @@ struct Tile<'a, 'page> {
     queries: &'a [Queries],
     scores: &'a mut [Row; TILE_ROWS],
     states: &'a mut [f32],
-    ahead: &'a mut Ahead<'page>,
+    ahead: &'a mut NextPage<'page>,
 }
 
 impl Tile<'_, '_> {
@@ -340,7 +321,7 @@ struct Score<'a, 'page, const R: usize, const T: usize> {
     queries: &'a [Queries],
     scores: &'a mut [Row; TILE_ROWS],
     tokens: Range<usize>,
-    ahead: &'a mut Ahead<'page>,
+    ahead: &'a mut NextPage<'page>,
 }
 
 impl<const R: usize, const T: usize> Kernel for Score<'_, '_, R, T> {
@@ -391,7 +372,7 @@ struct Values<'a, 'page> {
     /// Of a value.
     vectors: usize,
     tokens: Range<usize>,
-    ahead: &'a mut Ahead<'page>,
+    ahead: &'a mut NextPage<'page>,
 }
 
 /// Adds probability times value to the outputs of `R` rows, `16·N` at a time in registers.
