@@ -4,6 +4,7 @@ mod common;
 
 use common::{array, directory, file, fixture, json, number, run, stderr, stdout};
 use serde_json::Value;
+use std::process::Command;
 
 const LLAMA: &str = "plan --model llama-3.1-405b --hardware gb200-nvl72 --context 1000000";
 
@@ -93,6 +94,21 @@ fn tables_and_values_with_commas() {
     let title = csv.lines().next().unwrap();
     assert!(title.starts_with("front,strategy,ranks,kvp"), "{title}");
     assert!(csv.lines().count() > 4 && csv.lines().all(|line| columns(line) == columns(title)));
+}
+
+/// The page in a browser: every point drawn, hovered and clicked, every strategy switched off and on.
+#[test]
+fn the_page_works_in_a_browser() {
+    if Command::new("chromium").arg("--version").output().is_err() {
+        eprintln!("not tested: there is no chromium to open a page of `helix plan --html`");
+        return;
+    }
+    let path = directory().join("browsed.html");
+    json(&format!("{LLAMA} --ranks 8,16 --html {}", path.display()));
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bench/page.py");
+    let browsed = Command::new("python3").arg(script).arg(&path).output().expect("python3");
+    assert!(browsed.status.success(), "{}{}", stdout(&browsed), stderr(&browsed));
+    assert!(stdout(&browsed).contains("no error"), "{}", stdout(&browsed));
 }
 
 /// A page carries what `--json` prints, a breakdown of each point, and needs nothing else.
