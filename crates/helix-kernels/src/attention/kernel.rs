@@ -259,7 +259,7 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, '_, E, R, 
         let (block, vector) = (self.vector / BLOCK_VECTORS, self.vector % BLOCK_VECTORS);
         let at = block * shape.key_block_bytes();
         let keys = &block_rows::<E>(&self.page.bytes[at..])[..dims];
-        let mut ahead = self.ahead.products::<E>(R, dims, P);
+        let mut ahead = self.ahead.products::<E>(R, (dims, P), (at + vector * size_of::<E::Row>(), BLOCK_VECTORS));
         let mut sums = [[s.splat(0.0); P]; R];
         for d in 0..dims {
             ahead.step(s);
@@ -322,7 +322,9 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, '_, E, R, 
         let tile = &E::rows(&self.page.bytes[shape.values()..])[before / LANES..];
         let values = &tile[within..];
         let p: &[Row; R] = self.scores.first_chunk().expect("a whole tile");
-        let mut ahead = self.ahead.products::<E>(R, self.tokens.len(), N);
+        let first = before / LANES + within + self.tokens.start * vectors;
+        let from = shape.values() + first * size_of::<E::Row>();
+        let mut ahead = self.ahead.products::<E>(R, (self.tokens.len(), N), (from, vectors));
         for token in self.tokens.clone() {
             ahead.step(s);
             let value: &[E::Row; N] = values[token * vectors..].first_chunk().expect("a tile");

@@ -203,6 +203,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch_near<T>(self, at: &T) {
+        // SAFETY: a prefetch cannot fault.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast()) }
+    }
+
+    #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: `self` exists, so the features do.
         unsafe { with_features(self, kernel) }

@@ -90,6 +90,9 @@ pub(crate) trait Lanes: Copy {
     /// Asks for the cache line where `at` starts, soon, in the second-level cache.
     fn prefetch<T>(self, at: &T);
 
+    /// Asks for the cache line where `at` starts, very soon, in the first-level cache.
+    fn prefetch_near<T>(self, at: &T);
+
     /// Runs a kernel with this instruction set's code generation.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;
 }

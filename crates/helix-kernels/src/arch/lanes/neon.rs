@@ -189,6 +189,9 @@ impl Lanes for Neon {
     fn prefetch<T>(self, _: &T) {}
 
     #[inline(always)]
+    fn prefetch_near<T>(self, _: &T) {}
+
+    #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: `self` exists, so the features do.
         unsafe { with_features(self, kernel) }

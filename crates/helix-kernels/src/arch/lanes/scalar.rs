@@ -124,6 +124,9 @@ impl Lanes for Scalar {
     fn prefetch<T>(self, _: &T) {}
 
     #[inline(always)]
+    fn prefetch_near<T>(self, _: &T) {}
+
+    #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
         kernel.run(self)
     }
