@@ -8,10 +8,11 @@ use crate::lanes::{Lane, Lanes};
 use crate::pieces;
 use crate::values::ValuePlan;
 use helix_kernels::attention::{attend, clear, fold, state_len};
-use helix_kernels::columns::{SharedParts, SharedRows};
+use helix_kernels::columns::{SharedParts, SharedRegions, SharedRows};
 use helix_layout::{Layout, Rank};
 use helix_model::Config;
 use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
 
 /// Chunks of one item that are computed side by side before they are folded in order, where their
 /// states are small; more where the items have fewer rows than they might.
@@ -122,8 +123,9 @@ pub(crate) struct AttentionBuffers {
     pub(crate) states: Vec<f32>,
     /// States of chunks that wait to be folded.
     parts: Vec<f32>,
-    /// Where threads' runs of those end.
+    /// Where threads' runs of those end, and how many of them are taken.
     runs: Vec<usize>,
+    taken: Vec<AtomicUsize>,
 }
 
 impl AttentionBuffers {
@@ -135,6 +137,7 @@ impl AttentionBuffers {
             states: vec![0.0; max_tokens * heads.q * state],
             parts: vec![0.0; wave * column],
             runs: Vec::with_capacity(pieces::count(threads, REST_RUNS)),
+            taken: (0..threads).map(|_| AtomicUsize::new(0)).collect(),
         }
     }
 
@@ -233,81 +236,112 @@ impl Work<'_> {
         });
     }
 
-    /// Few items: each thread takes a long run of chunks, then short ones, whose states are folded
-    /// afterwards in the same order. Threads that took single chunks in turn would each read every
-    /// second page, and ask ahead for pages that are another's: a quarter less of the bandwidth.
+    /// Few items: each thread takes runs of chunks, one after the other in a region of its own, whose
+    /// states are folded afterwards in the same order. Threads that took single chunks in turn would
+    /// each read every second page, and ask ahead for pages that are another's: a quarter less of
+    /// the bandwidth.
     fn chunk_by_chunk(&self, lanes: &mut Lanes, buffers: &mut AttentionBuffers) {
-        let AttentionBuffers { states, parts, runs } = buffers;
+        let AttentionBuffers { states, parts, runs, taken } = buffers;
         let state = state_len(self.heads.attended);
         let slot = self.items.clone().map(|index| self.size(index)).max().unwrap_or(0);
         let states = &mut states[self.start(self.items.start)..self.start(self.items.end)];
         states.chunks_exact_mut(state).for_each(clear);
-        let wave = (parts.len() / (slot * self.items.len()).max(1)).max(1);
-        for first in (0..self.chunks()).step_by(wave) {
-            let chunks = self.wave(first, wave).last().map_or(0, |(_, run)| run.end);
+        let most = (parts.len() / (slot * self.items.len()).max(1)).max(1);
+        for first in (0..self.chunks()).step_by(most) {
+            let chunks = self.wave(first, most).last().map_or(0, |(_, run)| run.end);
             runs.clear();
-            runs.extend(pieces::ends(chunks, lanes.threads(), REST_RUNS).map(|end| end * slot));
-            let shared = SharedParts::new(&mut *parts, runs);
+            runs.extend(pieces::regions(chunks, lanes.threads(), REST_RUNS).map(|end| end * slot));
+            let wave = Wave { work: self, first, most, slot, runs };
+            let shared = SharedRegions::new(&mut parts[..chunks * slot], runs, taken);
             lanes.share(|lane| {
-                while let Some((run, parts)) = shared.next() {
-                    let start = runs[run] / slot - parts.len() / slot;
-                    self.run(lane, first, wave, start..runs[run] / slot, parts, slot);
+                while let Some((run, parts)) = shared.next(lane.thread) {
+                    wave.run(lane, run, parts);
                 }
             });
-            self.fold(lanes, first, wave, states, &parts[..chunks * slot], slot);
+            wave.fold(lanes, states, parts);
         }
     }
+}
 
-    /// Some chunks of a wave, each to its `slot` of `parts`.
-    fn run(
-        &self,
-        lane: &mut Lane,
-        first: usize,
-        wave: usize,
-        run: Range<usize>,
-        parts: &mut [f32],
-        slot: usize,
-    ) {
-        for (index, own) in self.wave(first, wave) {
+/// Some chunks of every item, whose states have room side by side.
+struct Wave<'a> {
+    work: &'a Work<'a>,
+    /// The first of every item's chunks, and how many there are at most.
+    first: usize,
+    most: usize,
+    /// Values that a chunk's states have room for.
+    slot: usize,
+    /// Where in those values the threads' runs of chunks end.
+    runs: &'a [usize],
+}
+
+impl Wave<'_> {
+    /// Every item with its run of the wave's chunks.
+    fn items(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
+        self.work.wave(self.first, self.most)
+    }
+
+    /// The chunks of a run.
+    fn chunks(&self, run: usize) -> Range<usize> {
+        let start = run.checked_sub(1).map_or(0, |before| self.runs[before]);
+        start / self.slot..self.runs[run] / self.slot
+    }
+
+    /// Where the run ends that starts an item's chunks: up to there they are folded as they come.
+    fn folded(&self, own: &Range<usize>) -> usize {
+        if self.first > 0 || own.is_empty() {
+            return own.start;
+        }
+        let run = self.runs.partition_point(|&end| end <= own.start * self.slot);
+        own.end.min(self.chunks(run).end)
+    }
+
+    /// The chunks of a run, each to its slot of `parts`, but those that start an item: together to the
+    /// first one's.
+    fn run(&self, lane: &mut Lane, run: usize, parts: &mut [f32]) {
+        let state = state_len(self.work.heads.attended);
+        let run = self.chunks(run);
+        for (index, own) in self.items() {
             let mine = run.start.max(own.start)..run.end.min(own.end);
             if mine.is_empty() {
                 continue;
             }
-            let item = &self.sight.items[index];
-            lane.load(item, self);
-            let view = self.kv.view(self.layer, item.head, item.slot);
+            let item = &self.work.sight.items[index];
+            let size = self.work.size(index);
+            lane.load(item, self.work);
+            let view = self.work.kv.view(self.work.layer, item.head, item.slot);
+            let Lane { attention, queries, sees, states, .. } = &mut *lane;
             for at in mine {
-                let range = item.chunk(item.chunks().start + first + at - own.start);
-                let part = &mut parts[(at - run.start) * slot..][..self.size(index)];
-                let Lane { attention, queries, sees, .. } = &mut *lane;
-                attend(part, queries, sees, &view, range, attention);
+                let range = item.chunk(item.chunks().start + self.first + at - own.start);
+                if own.start < at && at < self.folded(&own) {
+                    let acc = &mut parts[(own.start - run.start) * self.slot..][..size];
+                    let part = &mut states[..size];
+                    attend(part, queries, sees, &view, range, attention);
+                    fold_rows(acc, part, state);
+                } else {
+                    let part = &mut parts[(at - run.start) * self.slot..][..size];
+                    attend(part, queries, sees, &view, range, attention);
+                }
             }
         }
     }
 
-    /// Adds a wave's chunks to the items' states.
-    fn fold(
-        &self,
-        lanes: &mut Lanes,
-        first: usize,
-        wave: usize,
-        states: &mut [f32],
-        parts: &[f32],
-        slot: usize,
-    ) {
-        let state = state_len(self.heads.attended);
-        let before = self.start(self.items.start);
-        let chunks = parts.len() / slot.max(1);
+    /// Adds the chunks to the items' states.
+    fn fold(&self, lanes: &mut Lanes, states: &mut [f32], parts: &[f32]) {
+        let work = self.work;
+        let state = state_len(work.heads.attended);
+        let before = work.start(work.items.start);
+        let chunks = self.items().last().map_or(0, |(_, own)| own.end);
         let rows = SharedRows::new(states, state);
         lanes.by_token(chunks, |_| {
             while let Some((row, acc)) = rows.next() {
                 let place = before + row * state;
-                let index = self.sight.state_ends.partition_point(|&end| end <= place);
-                let at = place - self.start(index);
-                let (_, own) =
-                    self.wave(first, wave).nth(index - self.items.start).expect("an item");
-                for part in parts.chunks_exact(slot).take(own.end).skip(own.start) {
-                    fold(acc, &part[at..at + state]);
+                let index = work.sight.state_ends.partition_point(|&end| end <= place);
+                let at = place - work.start(index);
+                let (_, own) = self.items().nth(index - work.items.start).expect("an item");
+                let folded = self.folded(&own);
+                for chunk in own.clone().filter(|&chunk| chunk == own.start || chunk >= folded) {
+                    fold(acc, &parts[chunk * self.slot + at..][..state]);
                 }
             }
         });

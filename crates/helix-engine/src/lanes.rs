@@ -10,6 +10,8 @@ const FEW_TOKENS: usize = 4;
 
 /// What a thread needs for itself while it works on a line.
 pub(crate) struct Lane {
+    /// Which of its rank's threads it is.
+    pub(crate) thread: usize,
     /// For attention.
     pub(crate) attention: Scratch,
     /// A state per query row, before it is folded.
@@ -31,8 +33,8 @@ pub(crate) struct Lanes {
 }
 
 impl Lanes {
-    pub(crate) fn new(team: Team, lane: impl Fn() -> Lane) -> Lanes {
-        let lanes = (0..team.size()).map(|_| Mutex::new(lane())).collect();
+    pub(crate) fn new(team: Team, lane: impl Fn(usize) -> Lane) -> Lanes {
+        let lanes = (0..team.size()).map(|thread| Mutex::new(lane(thread))).collect();
         Lanes { team, lanes }
     }
 

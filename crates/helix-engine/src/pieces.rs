@@ -19,7 +19,21 @@ pub(crate) fn ends(
     long.chain(short).map(move |end| end.min(total))
 }
 
-/// How many pieces [`ends`] makes.
+/// As [`ends`], with the work cut in as even a region for each thread first: it takes a long piece of
+/// its own region and goes on with the short ones behind it, so that what it asks of memory ahead is
+/// its own.
+pub(crate) fn regions(
+    total: usize,
+    threads: usize,
+    rest: usize,
+) -> impl Iterator<Item = usize> + Clone {
+    (0..threads).flat_map(move |thread| {
+        let (from, to) = (total * thread / threads, total * (thread + 1) / threads);
+        ends(to - from, 1, rest).map(move |end| from + end)
+    })
+}
+
+/// How many pieces [`ends`] and [`regions`] make.
 pub(crate) const fn count(threads: usize, rest: usize) -> usize {
     threads * (1 + rest)
 }
@@ -36,6 +50,12 @@ mod tests {
                 assert_eq!(ends.len(), count(threads, rest));
                 assert!(ends.is_sorted() && ends.last() == Some(&total), "{total}: {ends:?}");
                 assert!(ends[0] <= total.div_ceil(threads), "{total}: {ends:?}");
+                let regions: Vec<usize> = regions(total, threads, rest).collect();
+                assert_eq!(regions.len(), count(threads, rest));
+                assert!(regions.is_sorted(), "{total}: {regions:?}");
+                for (thread, region) in regions.chunks(1 + rest).enumerate() {
+                    assert_eq!(region[rest], total * (thread + 1) / threads, "{total}");
+                }
             }
         }
     }

@@ -279,7 +279,7 @@ impl Rank {
         let refused = |source| EngineError::System { what: "a thread", source };
         let name = format!("helix-{}", rank.0);
         let team = Team::new(&name, options.threads_per_rank).map_err(refused)?;
-        let lanes = Lanes::new(team, || Lane::new(&plan, tokens));
+        let lanes = Lanes::new(team, |thread| Lane::new(thread, &plan, tokens));
         Ok(Rank {
             batch: Batch::with_capacity(
                 tokens,
@@ -480,13 +480,14 @@ impl Rank {
 }
 
 impl Lane {
-    fn new(plan: &Plan, tokens: usize) -> Lane {
+    fn new(thread: usize, plan: &Plan, tokens: usize) -> Lane {
         let Plan { heads, qkv, ffn, .. } = plan;
         let rows = heads.item_rows(tokens);
         let latent = qkv.latent.as_ref().map_or(0, |latent| latent.lane_row());
         let row =
             ffn.lane_row().max(plan.hidden).max(heads.out_cols).max(heads.attended).max(latent);
         Lane {
+            thread,
             attention: Scratch::new(),
             states: vec![0.0; rows * state_len(heads.attended)],
             queries: Vec::with_capacity(rows * heads.dim),

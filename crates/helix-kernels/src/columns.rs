@@ -184,6 +184,46 @@ impl<'a, T> SharedParts<'a, T> {
     }
 }
 
+/// `&mut [T]` given out in parts of any length, each once: every thread has a region of its own, whose
+/// parts it takes in ascending order, and then helps with the others'.
+pub struct SharedRegions<'a, T> {
+    all: Borrowed<'a, T>,
+    ends: &'a [usize],
+    taken: &'a [AtomicUsize],
+}
+
+impl<'a, T> SharedRegions<'a, T> {
+    /// Part `i` ends before element `ends[i]`, where part `i + 1` starts; a region for each counter
+    /// in `taken`, whatever they hold, and as many parts in one region as in another.
+    ///
+    /// # Panics
+    /// When `ends` do not ascend, are not as many for each region, or one is past the end.
+    pub fn new(all: &'a mut [T], ends: &'a [usize], taken: &'a mut [AtomicUsize]) -> Self {
+        assert!(ends.is_sorted(), "ends do not ascend");
+        assert!(ends.last().is_none_or(|&end| end <= all.len()), "an end past {}", all.len());
+        assert_eq!(ends.len().checked_rem(taken.len()), Some(0), "regions of different sizes");
+        taken.iter_mut().for_each(|taken| *taken.get_mut() = 0);
+        SharedRegions { all: Borrowed::new(all), ends, taken }
+    }
+
+    /// A part that nobody has had, with its index, or `None` when all are given out; of region
+    /// `thread`, if it has one.
+    pub fn next(&self, thread: usize) -> Option<(usize, &'a mut [T])> {
+        let parts = self.ends.len() / self.taken.len();
+        for region in (thread..self.taken.len()).chain(0..thread.min(self.taken.len())) {
+            let part = self.taken[region].fetch_add(1, Ordering::Relaxed);
+            if part < parts {
+                let index = region * parts + part;
+                let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+                // SAFETY: a region's counter gives every part of it out once, and parts of two
+                // indices do not overlap, for their ends ascend.
+                return Some((index, unsafe { self.all.part(start..self.ends[index]) }));
+            }
+        }
+        None
+    }
+}
+
 /// Two slices given out together: rows of `lens.0` and `lens.1` elements under one index.
 pub(crate) struct SharedPairs<'a, A, B> {
     first: Borrowed<'a, A>,
@@ -275,6 +315,23 @@ mod tests {
         let shared = SharedParts::some(&mut all, &ends, 2..3);
         assert!(matches!(shared.next(), Some((2, [3]))));
         assert!(shared.next().is_none());
+    }
+
+    #[test]
+    fn a_thread_takes_its_region_in_order_and_then_helps_the_others() {
+        let mut all = vec![0usize; 10];
+        let ends = [2, 3, 5, 6, 6, 9];
+        let mut taken = [const { AtomicUsize::new(7) }; 3];
+        let shared = SharedRegions::new(&mut all, &ends, &mut taken);
+        let mut order = Vec::new();
+        for thread in [1, 1, 0, 2, 1, 1, 1] {
+            order.extend(shared.next(thread).map(|(index, part)| {
+                part.iter_mut().for_each(|v| *v += index + 1);
+                index
+            }));
+        }
+        assert_eq!(order, [2, 3, 0, 4, 5, 1]);
+        assert_eq!(all, [1, 1, 2, 3, 3, 4, 6, 6, 6, 0]);
     }
 
     #[test]

@@ -118,7 +118,8 @@ impl Stock {
 
 impl Bench {
     fn new(threads: usize) -> Result<Bench, EngineError> {
-        let lane = || Lane {
+        let lane = |thread| Lane {
+            thread,
             attention: Scratch::new(),
             states: Vec::new(),
             queries: Vec::new(),

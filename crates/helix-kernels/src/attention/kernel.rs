@@ -259,7 +259,11 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, '_, E, R, 
         let (block, vector) = (self.vector / BLOCK_VECTORS, self.vector % BLOCK_VECTORS);
         let at = block * shape.key_block_bytes();
         let keys = &block_rows::<E>(&self.page.bytes[at..])[..dims];
-        let mut ahead = self.ahead.products::<E>(R, (dims, P), (at + vector * size_of::<E::Row>(), BLOCK_VECTORS));
+        let mut ahead = self.ahead.products::<E>(
+            R,
+            (dims, P),
+            (at + vector * size_of::<E::Row>(), BLOCK_VECTORS),
+        );
         let mut sums = [[s.splat(0.0); P]; R];
         for d in 0..dims {
             ahead.step(s);
