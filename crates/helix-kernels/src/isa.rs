@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum Isa {
     /// Plain Rust: the fallback.
     Scalar,
-    /// 64-bit Arm with the dot-product extension.
+    /// 64-bit Arm.
     Neon,
+    /// 64-bit Arm with the dot-product extension.
+    NeonDot,
     /// AVX2, FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, DQ, VL and VNNI.
@@ -19,7 +21,7 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set, weakest first.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Neon, Isa::NeonDot, Isa::Avx2, Isa::Avx512];
 
     /// Whether this processor has it.
     pub fn is_available(self) -> bool {
@@ -41,9 +43,10 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => {
-                std::arch::is_aarch64_feature_detected!("neon")
-                    && std::arch::is_aarch64_feature_detected!("dotprod")
+            Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => {
+                Isa::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod")
             }
             #[allow(unreachable_patterns)]
             _ => false,
@@ -60,6 +63,7 @@ impl Isa {
         match self {
             Isa::Scalar => "scalar",
             Isa::Neon => "neon",
+            Isa::NeonDot => "neon-dot",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
         }

@@ -21,7 +21,7 @@ pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
 #[cfg(target_arch = "aarch64")]
-pub(crate) use neon::Neon;
+pub(crate) use neon::{Neon, widen_f16};
 pub(crate) use peak::spin_multiply_adds;
 pub(crate) use scalar::Scalar;
 
@@ -119,7 +119,7 @@ pub(crate) fn dispatch_on<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
         return lanes.run(kernel);
     }
     #[cfg(target_arch = "aarch64")]
-    if let (Isa::Neon, Some(lanes)) = (isa, Neon::detect()) {
+    if let (Isa::NeonDot | Isa::Neon, Some(lanes)) = (isa, Neon::<false>::detect()) {
         return lanes.run(kernel);
     }
     let _ = isa;

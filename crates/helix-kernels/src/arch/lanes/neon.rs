@@ -1,26 +1,28 @@
 //! NEON: four registers are a vector.
 //!
-//! Baseline instructions alone; binary16 is widened with integer operations. Not yet run on Arm
-//! hardware by its authors: the suites in `tests.rs` and `attention/tests.rs` cover it there.
+//! Baseline instructions alone: the dot products that some processors add are a matter of
+//! `arch/matmul/neon.rs`. Run under emulation (`cargo x arm`), not yet on Arm hardware.
 
 use std::arch::aarch64::*;
+use std::arch::asm;
 
 use super::{Kernel, LANES, Lanes};
 use crate::isa::Isa;
 
-/// Proof that the processor has what [`Isa::Neon`] names.
+/// Proof that the processor has what [`Isa::Neon`] names, and with `DOT` what [`Isa::NeonDot`] does.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Neon(());
+pub(crate) struct Neon<const DOT: bool>(());
 
-impl Neon {
-    pub(crate) fn detect() -> Option<Neon> {
-        Isa::Neon.is_available().then_some(Neon(()))
+impl<const DOT: bool> Neon<DOT> {
+    pub(crate) fn detect() -> Option<Neon<DOT>> {
+        let isa = if DOT { Isa::NeonDot } else { Isa::Neon };
+        isa.is_available().then_some(Neon(()))
     }
 }
 
 #[inline(never)]
 #[target_feature(enable = "neon")]
-fn with_features<K: Kernel>(lanes: Neon, kernel: K) -> K::Output {
+fn with_features<K: Kernel, const DOT: bool>(lanes: Neon<DOT>, kernel: K) -> K::Output {
     kernel.run(lanes)
 }
 
@@ -32,23 +34,42 @@ fn each(f: impl Fn(usize) -> float32x4_t) -> F {
     [f(0), f(1), f(2), f(3)]
 }
 
-/// Binary16 in the low halves of lanes, to binary32: the exponent is rebased by a multiplication,
-/// which is exact, of subnormals too; infinities and NaN get the exponent that they lack.
+/// Eight binary16 numbers to binary32, exactly: the intrinsics, `vcvt_f32_f16` and its like, are not
+/// stable yet.
 #[inline]
 #[target_feature(enable = "neon")]
-fn widen_f16(half: uint32x4_t) -> float32x4_t {
-    let sign = vshlq_n_u32::<16>(vandq_u32(half, vdupq_n_u32(0x8000)));
-    let magnitude = vandq_u32(half, vdupq_n_u32(0x7fff));
-    let shifted = vreinterpretq_f32_u32(vshlq_n_u32::<13>(magnitude));
-    let finite = vreinterpretq_u32_f32(vmulq_n_f32(shifted, f32::from_bits(0x7780_0000))); // 2^112
-    let special = vcgeq_u32(magnitude, vdupq_n_u32(0x7c00));
-    let exponent = vandq_u32(special, vdupq_n_u32(0x7f80_0000));
-    vreinterpretq_f32_u32(vorrq_u32(vorrq_u32(finite, exponent), sign))
+pub(crate) fn widen_f16(halves: uint16x8_t) -> [float32x4_t; 2] {
+    let (low, high);
+    // SAFETY: registers alone.
+    unsafe {
+        asm!(
+            "fcvtl {low:v}.4s, {halves:v}.4h",
+            "fcvtl2 {high:v}.4s, {halves:v}.8h",
+            low = out(vreg) low,
+            high = lateout(vreg) high,
+            halves = in(vreg) halves,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    [low, high]
+}
+
+/// The sums of four vectors, each as [`Lanes::sum`] has it.
+#[inline]
+#[target_feature(enable = "neon")]
+fn sums4(x: &[F]) -> float32x4_t {
+    let two = |a: F, b: F| {
+        let a = vaddq_f32(vaddq_f32(a[0], a[2]), vaddq_f32(a[1], a[3]));
+        let b = vaddq_f32(vaddq_f32(b[0], b[2]), vaddq_f32(b[1], b[3]));
+        let low = vcombine_f32(vget_low_f32(a), vget_low_f32(b));
+        vaddq_f32(low, vcombine_f32(vget_high_f32(a), vget_high_f32(b)))
+    };
+    vpaddq_f32(two(x[0], x[1]), two(x[2], x[3]))
 }
 
 // SAFETY of every block below: `self` exists, so the instructions do; the memory read or written
 // is exactly the array behind the reference.
-impl Lanes for Neon {
+impl<const DOT: bool> Lanes for Neon<DOT> {
     type F = F;
     const ROWS: usize = 3;
 
@@ -72,11 +93,13 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn load_f16(self, from: &[u8; 2 * LANES]) -> F {
+        let at = from.as_ptr();
         // SAFETY: see the top of the implementation.
-        each(|i| unsafe {
-            let halves = vreinterpret_u16_u8(vld1_u8(from.as_ptr().add(8 * i)));
-            widen_f16(vmovl_u16(halves))
-        })
+        unsafe {
+            let [a, b] = widen_f16(vreinterpretq_u16_u8(vld1q_u8(at)));
+            let [c, d] = widen_f16(vreinterpretq_u16_u8(vld1q_u8(at.add(16))));
+            [a, b, c, d]
+        }
     }
 
     #[inline(always)]
@@ -176,6 +199,12 @@ impl Lanes for Neon {
             let x = vadd_f32(vget_low_f32(x), vget_high_f32(x));
             vget_lane_f32::<0>(x) + vget_lane_f32::<1>(x)
         }
+    }
+
+    #[inline(always)]
+    fn sums(self, x: &[F; LANES], count: usize) -> F {
+        // SAFETY: see the top of the implementation.
+        each(|i| unsafe { if 4 * i < count { sums4(&x[4 * i..]) } else { vdupq_n_f32(0.0) } })
     }
 
     #[inline(always)]

@@ -53,8 +53,14 @@ pub(crate) fn dispatch<V: Visit>(isa: Isa, visitor: V) {
             }
         }
         #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot => {
+            if let Some(l) = Neon::<true>::detect() {
+                return visitor.visit(l);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
         Isa::Neon => {
-            if let Some(l) = Neon::detect() {
+            if let Some(l) = Neon::<false>::detect() {
                 return visitor.visit(l);
             }
         }

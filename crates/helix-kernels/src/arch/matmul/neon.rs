@@ -1,16 +1,23 @@
-//! NEON with dot products: a group of weights is four registers, and so are sixteen rows.
+//! NEON, with dot products or without: a group of weights is four registers, and so are sixteen
+//! rows.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::panel::GROUP;
 use super::{Dots, Job};
-use crate::arch::lanes::Neon;
+use crate::arch::lanes::{Neon, widen_f16};
 use crate::kv::codes::QUAD;
 
 #[inline(never)]
 #[target_feature(enable = "neon,dotprod")]
-fn with_features<J: Job>(lanes: Neon, job: J) {
+fn with_dots<J: Job, const DOT: bool>(lanes: Neon<DOT>, job: J) {
+    job.run(lanes);
+}
+
+#[inline(never)]
+#[target_feature(enable = "neon")]
+fn without_dots<J: Job, const DOT: bool>(lanes: Neon<DOT>, job: J) {
     job.run(lanes);
 }
 
@@ -35,6 +42,40 @@ fn dot(mut sum: int32x4_t, w: uint8x16_t, x: int8x16_t) -> int32x4_t {
     sum
 }
 
+/// The same of baseline instructions, for `x` in −127..=127: the sum of two products fits 16 bits.
+#[inline]
+#[target_feature(enable = "neon")]
+fn dot_in_words(sum: int32x4_t, w: uint8x16_t, x: int8x16_t) -> int32x4_t {
+    let w = vreinterpretq_s8_u8(w);
+    let (low, high) = (vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x));
+    vpadalq_s16(sum, vpaddq_s16(low, high))
+}
+
+/// # Safety
+///
+/// With `DOT` the processor has the dot products.
+#[inline(always)]
+unsafe fn one_dot<const DOT: bool>(sum: int32x4_t, w: uint8x16_t, x: int8x16_t) -> int32x4_t {
+    // SAFETY: as the caller promises.
+    unsafe { if DOT { dot(sum, w, x) } else { dot_in_words(sum, w, x) } }
+}
+
+/// # Safety
+///
+/// As that of [`one_dot`].
+#[inline(always)]
+unsafe fn dots<const DOT: bool>(sum: Ints, w: Bytes, x: int8x16_t) -> Ints {
+    // SAFETY: as the caller promises.
+    unsafe {
+        [
+            one_dot::<DOT>(sum[0], w[0], x),
+            one_dot::<DOT>(sum[1], w[1], x),
+            one_dot::<DOT>(sum[2], w[2], x),
+            one_dot::<DOT>(sum[3], w[3], x),
+        ]
+    }
+}
+
 /// `x` in every lane.
 #[inline]
 #[target_feature(enable = "neon")]
@@ -51,24 +92,21 @@ fn vshl_even(bytes: uint8x16_t) -> int16x8_t {
     vshlq_n_s16::<8>(vreinterpretq_s16_u8(bytes))
 }
 
-/// FP8 in the upper bytes of words, over 256: exponents are rebased by a multiplication, which is
-/// exact, of subnormals too.
+/// FP8 in the upper bytes of words, over 256: binary16 but for the exponent's upper bit.
 #[inline]
 #[target_feature(enable = "neon")]
 fn floats(a: int16x8_t, b: int16x8_t) -> [float32x4_t; 4] {
-    #[inline]
-    #[target_feature(enable = "neon")]
-    fn four(words: int16x4_t) -> float32x4_t {
-        let shifted = vreinterpretq_u32_s32(vshrq_n_s32::<4>(vshll_n_s16::<16>(words)));
-        let bits = vandq_u32(shifted, vdupq_n_u32(0x87f0_0000));
-        vmulq_n_f32(vreinterpretq_f32_u32(bits), f32::from_bits(0x7780_0000)) // 2^112
-    }
-    [four(vget_low_s16(a)), four(vget_high_s16(a)), four(vget_low_s16(b)), four(vget_high_s16(b))]
+    let halves = |words| {
+        let shifted = vreinterpretq_u16_s16(vshrq_n_s16::<1>(words));
+        widen_f16(vandq_u16(shifted, vdupq_n_u16(0xbf80)))
+    };
+    let ([a, b], [c, d]) = (halves(a), halves(b));
+    [a, b, c, d]
 }
 
 // SAFETY of every block below: `self` proves that the instructions exist; memory that is read or
 // written is the array behind the reference.
-impl Dots for Neon {
+impl<const DOT: bool> Dots for Neon<DOT> {
     type Bytes = Bytes;
     type Ints = Ints;
 
@@ -77,7 +115,7 @@ impl Dots for Neon {
 
     fn enter<J: Job>(self, job: J) {
         // SAFETY: see the top of the implementation.
-        unsafe { with_features(self, job) }
+        unsafe { if DOT { with_dots(self, job) } else { without_dots(self, job) } }
     }
 
     #[inline(always)]
@@ -125,25 +163,24 @@ impl Dots for Neon {
     #[inline(always)]
     fn dot(self, sum: Ints, w: Bytes, x: &[i8; 4]) -> Ints {
         // SAFETY: see the top of the implementation.
-        unsafe {
-            let x = broadcast(x);
-            [dot(sum[0], w[0], x), dot(sum[1], w[1], x), dot(sum[2], w[2], x), dot(sum[3], w[3], x)]
-        }
+        unsafe { dots::<DOT>(sum, w, broadcast(x)) }
     }
 
-    /// The upper bit of a code apart from the rest: codes are signed to the instruction.
+    /// Codes are signed to the instruction, so they lose 128 first, and all sums get it back.
     #[inline(always)]
     fn dot_wide(self, sum: Ints, w: Bytes, x: &[i8; 4]) -> Ints {
-        let [a, b, c, d] = self.dot(self.splat_shl(0, 0), self.shr(w, 7), x);
-        let low = self.dot(sum, self.and(w, 127), x);
         // SAFETY: see the top of the implementation.
         unsafe {
-            [
-                vaddq_s32(low[0], vshlq_n_s32::<7>(a)),
-                vaddq_s32(low[1], vshlq_n_s32::<7>(b)),
-                vaddq_s32(low[2], vshlq_n_s32::<7>(c)),
-                vaddq_s32(low[3], vshlq_n_s32::<7>(d)),
-            ]
+            let (x, half, offset) = (broadcast(x), vdupq_n_u8(64), vdupq_n_u8(128));
+            let lost = one_dot::<DOT>(one_dot::<DOT>(vdupq_n_s32(0), half, x), half, x);
+            let w = [
+                veorq_u8(w[0], offset),
+                veorq_u8(w[1], offset),
+                veorq_u8(w[2], offset),
+                veorq_u8(w[3], offset),
+            ];
+            let [a, b, c, d] = dots::<DOT>(sum, w, x);
+            [vaddq_s32(a, lost), vaddq_s32(b, lost), vaddq_s32(c, lost), vaddq_s32(d, lost)]
         }
     }
 
