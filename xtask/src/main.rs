@@ -1,7 +1,8 @@
-//! The project's own chores: `cargo x demo | test | ci | model | synthetic |
+//! The project's own chores: `cargo x demo | test | arm | ci | model | synthetic |
 //! hosts | fixtures | paper | bench`.
 #![forbid(unsafe_code)]
 
+mod arm;
 mod ci;
 mod demo;
 mod directions;
@@ -32,6 +33,12 @@ enum Chore {
     /// Runs every test of the workspace; what follows goes to `cargo test`
     Test {
         /// Arguments of `cargo test`, such as `-p helix-engine` or a test's name
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Runs the kernels' tests, and the engine's that matter, for 64-bit Arm under emulation
+    Arm {
+        /// Arguments of `cargo test` to run in place of these, such as `-p helix-engine --test exact`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -73,6 +80,10 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Demo => demo::run(),
         Chore::Test { arguments } => test::run(&arguments),
+        Chore::Arm { arguments } => match arm::run(&arguments) {
+            Ok(status) => return status,
+            Err(error) => Err(error),
+        },
         Chore::Ci => ci::run(),
         Chore::Model { name } => {
             model::fetch_named(&name).map(|path| println!("{}", path.display()))

@@ -1,0 +1,5 @@
+//! Prints the strongest instruction set that this processor has.
+
+fn main() {
+    println!("{}", helix_kernels::isa::cpu());
+}
