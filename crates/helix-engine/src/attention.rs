@@ -1,7 +1,7 @@
 //! Partial attention over this rank's own tokens: HELIX.md's step 4 (paper section 2.2). What comes
 //! of it goes to `exchange.rs`.
 
-use crate::batch::{Batch, Item, Sight, tile_tokens};
+use crate::batch::{Batch, Item, Sight};
 use crate::exchange::Outputs;
 use crate::kv::KvCache;
 use crate::lanes::{Lane, Lanes};
@@ -9,6 +9,7 @@ use crate::pieces;
 use crate::values::ValuePlan;
 use helix_kernels::attention::{attend, clear, fold, state_len};
 use helix_kernels::columns::{SharedParts, SharedRegions, SharedRows};
+use helix_layout::pieces::tile_tokens;
 use helix_layout::{Layout, Rank};
 use helix_model::Config;
 use std::ops::Range;

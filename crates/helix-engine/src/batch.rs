@@ -5,18 +5,10 @@ use crate::hopb::{self, Pieces};
 use crate::kv::KvCache;
 use crate::tuner::Kind;
 use helix_kernels::attention::{CHUNK_TOKENS, Sees};
+use helix_layout::pieces::{self, tile_tokens};
 use helix_layout::{Layout, Rank};
 use helix_scheduler::{Step, Wanted};
 use std::ops::Range;
-
-/// Query rows of one attention item at most, if a token has fewer: enough to pay for converting a
-/// page of keys once, few enough that a prefill chunk makes plenty of items.
-const TILE_ROWS: usize = 64;
-/// Query tokens of one attention item at most.
-const TILE_TOKENS: usize = 16;
-/// Query rows that attention takes through a page together, and what an item costs beside: in
-/// tokens seen.
-const PASS: (usize, usize) = (8, 64);
 
 /// A token whose attention this rank takes part in.
 #[derive(Clone, Copy, Debug)]
@@ -51,16 +43,6 @@ impl Item {
     pub(crate) fn chunk(&self, chunk: usize) -> Range<usize> {
         let start = chunk * CHUNK_TOKENS;
         start..self.seen.end.min(start + CHUNK_TOKENS)
-    }
-
-    /// What attention to it costs all ranks of a KVP group together, in the same terms on each:
-    /// positions seen by rows that go through pages together.
-    fn cost(&self, window: Option<usize>, tokens: &[Token], group: usize) -> u64 {
-        let (first, last) = (self.tokens.start, self.tokens.end - 1);
-        let hidden = Sight::hidden_before(window, tokens[first].position);
-        let seen = tokens[last].position + 1 - hidden;
-        let passes = (self.tokens.len() * group).div_ceil(PASS.0);
-        (passes * (seen + PASS.1)) as u64
     }
 }
 
@@ -137,11 +119,6 @@ pub(crate) struct Cut<'a> {
     pub(crate) pieces: Pieces<'a>,
 }
 
-/// Query tokens of an item whose KV head serves `group` query heads.
-pub(crate) fn tile_tokens(group: usize) -> usize {
-    (TILE_ROWS / group.max(1)).clamp(1, TILE_TOKENS)
-}
-
 impl Sight {
     fn with_capacity(window: Option<usize>, tokens: usize, items: usize) -> Sight {
         Sight {
@@ -160,11 +137,6 @@ impl Sight {
         self.items.clear();
         self.state_ends.clear();
         self.visible_tokens = 0;
-    }
-
-    /// Positions before the first that a query at `position` sees.
-    pub(crate) fn hidden_before(window: Option<usize>, position: usize) -> usize {
-        window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 
     /// How many pieces there are.
@@ -189,7 +161,7 @@ impl Sight {
         let kvp = layout.attention(rank).kvp;
         let local = |position| layout.owned_before(kvp, position) - start;
         self.sees.extend(tokens[run.clone()].iter().map(|token| Sees {
-            from: local(Sight::hidden_before(self.window, token.position)) as u32,
+            from: local(pieces::hidden_before(self.window, token.position)) as u32,
             to: local(token.position + 1) as u32,
         }));
         let (first, last) = (self.sees[run.start], self.sees[run.end - 1]);
@@ -282,18 +254,18 @@ impl Batch {
         self.divide(cut.heads);
         let kind = self.kind();
         let values = cut.heads.exchanged(self.tokens.len());
-        for Sight { window, items, piece_ends, costs, .. } in &mut self.sights {
+        for Sight { window, piece_ends, costs, .. } in &mut self.sights {
             costs.clear();
-            costs.extend(self.units.iter().enumerate().map(|(index, unit)| {
-                let own = items_of(&self.units, &(index..index + 1));
-                let group = cut.heads.groups[unit.head].len();
-                items[own].iter().map(|item| item.cost(*window, &self.tokens, group)).sum::<u64>()
+            costs.extend(self.units.iter().map(|unit| {
+                let (first, last) = (unit.tokens.start, unit.tokens.end - 1);
+                let positions = self.tokens[first].position..self.tokens[last].position + 1;
+                pieces::cost(positions, *window, cut.heads.groups[unit.head].len())
             }));
             let pieces = match cut.pieces {
                 Pieces::Fixed(pieces) => pieces,
                 Pieces::Tuned(tuner) => tuner.pieces(kind, costs, values, piece_ends),
             };
-            hopb::cut(piece_ends, costs, pieces);
+            pieces::cut(piece_ends, costs, pieces);
         }
     }
 

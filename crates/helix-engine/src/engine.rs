@@ -1,6 +1,5 @@
 //! A model that runs on all ranks of a layout: what commands drive.
 
-use crate::batch::Sight;
 use crate::comms::Comms;
 use crate::counters::RankCounters;
 use crate::follow::{self, Followers};
@@ -11,6 +10,7 @@ use crate::rank::{kv_sizes, largest_messages};
 use crate::slices::MAX_SLICES;
 use crate::{EngineError, EngineOptions, HopB, RankTrace};
 use helix_comm::{World, allowed_processors};
+use helix_layout::pieces::hidden_before;
 use helix_layout::{Layout, Rank as RankId};
 use helix_model::Model;
 use helix_scheduler::Step;
@@ -158,7 +158,7 @@ impl Engine {
 
     /// A run from `position` on may have lost what queries before it see, but for what is kept.
     fn pass(&mut self, slot: usize, position: usize) {
-        if Sight::hidden_before(self.window, position) > self.options.rewind {
+        if hidden_before(self.window, position) > self.options.rewind {
             let kept = position - self.options.rewind;
             self.floors[slot] = self.floors[slot].max(kept);
         }

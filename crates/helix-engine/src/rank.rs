@@ -1,7 +1,7 @@
 //! One rank: its shards, its cache, its threads, and a step from tokens to logits.
 
 use crate::attention::{AttentionBuffers, Heads};
-use crate::batch::{Batch, Cut, Sight};
+use crate::batch::{Batch, Cut};
 use crate::comms::{Comms, Messages};
 use crate::counters::{Clock, Line, RankCounters};
 use crate::exchange::ExchangeBuffers;
@@ -22,6 +22,7 @@ use helix_kernels::attention::{Scratch, state_len};
 use helix_kernels::elementwise::RopeTable;
 use helix_kernels::kv::{PAGE_TOKENS, PageShape, append};
 use helix_kernels::{Activations, SharedRows};
+use helix_layout::pieces::hidden_before;
 use helix_layout::{Layout, Rank as RankId};
 use helix_model::{Config, Model, RankWeights};
 use helix_scheduler::Step;
@@ -144,7 +145,7 @@ impl Plan {
 
     /// The first local token that `pool`'s layers may still need once `position` comes next.
     fn needed(&self, pool: usize, position: usize) -> usize {
-        let hidden = Sight::hidden_before(self.windows[pool], position);
+        let hidden = hidden_before(self.windows[pool], position);
         self.local(hidden.saturating_sub(self.rewind))
     }
 }

@@ -7,8 +7,9 @@
 //! alike; they change no bits.
 
 use crate::comms::Comms;
-use crate::hopb::{self, MAX_PIECES};
+use crate::hopb::MAX_PIECES;
 use helix_comm::{Comm, CommError, Counts};
+use helix_layout::pieces;
 use std::time::{Duration, Instant};
 
 /// Numbers of pieces that are tried.
@@ -125,7 +126,7 @@ impl Tuner {
             if pieces > costs.len() {
                 break;
             }
-            hopb::cut(ends, costs, pieces);
+            pieces::cut(ends, costs, pieces);
             let time = link.pipeline(costs, ends, rate / COST, values);
             if time < best.1 * (1.0 - WORTH) {
                 best = (pieces, time);

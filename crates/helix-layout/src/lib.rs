@@ -30,6 +30,7 @@ mod error;
 mod heads;
 mod layout;
 mod nearest;
+pub mod pieces;
 mod preference;
 mod reads;
 mod shape;
