@@ -14,7 +14,14 @@ pub fn model(model: &helix_model::Model, kv_type: KvType) -> Outcome<Model> {
 
 /// A step that decodes one token of each of `batch` sequences that see `context` positions.
 pub fn decode(options: &EngineOptions, (batch, context): (usize, usize)) -> Decode {
+    let (exchange, pieces) = match options.hopb {
+        HopB::Off => (Exchange::Whole, 1),
+        HopB::Pieces(pieces) => (Exchange::Pieces, pieces),
+        HopB::Auto => (Exchange::Hopb, 1),
+    };
     let choices = Choices {
+        pieces,
+        slices: options.reduce_slices,
         mla_up: match options.mla_up {
             MlaUp::Before => costs::MlaUp::Before,
             MlaUp::After | MlaUp::Auto => costs::MlaUp::After,
@@ -24,10 +31,6 @@ pub fn decode(options: &EngineOptions, (batch, context): (usize, usize)) -> Deco
             FfnReduce::Grid => costs::FfnReduce::Grid,
         },
         ..Choices::default()
-    };
-    let exchange = match options.hopb {
-        HopB::Off => Exchange::Whole,
-        HopB::Pieces(_) | HopB::Auto => Exchange::Hopb,
     };
     Decode { batch, context, threads: options.threads_per_rank, choices, exchange }
 }

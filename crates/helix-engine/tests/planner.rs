@@ -1,20 +1,21 @@
 //! The planner predicts what the engine counts, exactly: bytes of weights and of keys and values
-//! read, bytes sent, collective calls, on every rank, for dense models, experts and latents, over
-//! all strategies.
+//! read, bytes sent, collective calls, on every rank, for dense models, experts, latents and sliding
+//! windows, over all strategies, whole and in pieces and slices.
 
 mod common;
 
-use common::{dense_specs, engine, layouts, open, precise};
+use common::{dense_specs, engine, fixture, layouts, open, precise};
 use helix_comm::{Collective, Traffic};
-use helix_engine::{EngineOptions, FfnReduce, MlaUp, RankCounters};
+use helix_engine::{EngineOptions, FfnReduce, HopB, MlaUp, RankCounters};
 use helix_kernels::Format;
 use helix_kernels::kv::KvType;
-use helix_layout::{Layout, Rank};
+use helix_layout::{Layout, QkvMode, Rank};
 use helix_model::synthetic::{Experts, Spec};
 use helix_model::{Arch, Model};
 use helix_plan::costs::{self, Choices, Costs, Message, Work};
 use helix_plan::{Formats, Line, Load, Routing, Share};
 use helix_scheduler::{Step, Wanted};
+use std::sync::Arc;
 
 /// With experts, with latents, with both, and with latents that queries are not compressed to.
 fn others() -> Vec<Spec> {
@@ -29,30 +30,55 @@ fn others() -> Vec<Spec> {
     ]
 }
 
+/// How a model's matrices are held.
+#[derive(Clone, Copy)]
+struct Held {
+    plain: Format,
+    down: Format,
+    router: Format,
+    head: Format,
+}
+
+impl Held {
+    fn of(spec: &Spec) -> Held {
+        let Spec { format, down_format, embedding_format, .. } = *spec;
+        Held { plain: format, down: down_format, router: Format::F32, head: embedding_format }
+    }
+
+    fn all(format: Format) -> Held {
+        Held { plain: format, down: format, router: format, head: format }
+    }
+}
+
 /// The planner's view of the model, with the engine's formats.
-fn planned(spec: &Spec, model: &Model, kv_type: KvType) -> helix_plan::Model {
+fn planned(model: &Model, held: Held, kv_type: KvType) -> helix_plan::Model {
     let bytes = |format: Format| format.block_bytes() as f64 / format.block_len() as f64;
-    let (plain, down) = (bytes(spec.format), bytes(spec.down_format));
+    let (plain, down) = (bytes(held.plain), bytes(held.down));
     let (kv, kv_scales) = match kv_type {
         KvType::Q8_0 => ("int8", Some((2.0, 32))),
         other => (other.name(), None),
     };
     let format = |name: &str| name.parse::<helix_plan::Format>().expect("a format");
+    let config = &model.config;
+    let windowed = (0..config.layers).filter(|&layer| config.window(layer).is_some()).count();
     helix_plan::Model {
-        name: spec.name.clone(),
-        source: "synthetic".to_owned(),
+        name: config.name.clone(),
+        source: "a test".to_owned(),
         shape: model.shape(),
-        context: spec.context,
-        window: None,
-        tied_head: spec.tied_head,
+        context: config.context,
+        window: config
+            .window
+            .filter(|_| windowed > 0)
+            .map(|positions| helix_plan::Window { layers: windowed, positions }),
+        tied_head: config.tied_head,
         formats: Formats {
             qkv: plain,
             out: plain,
             ffn: [plain, down],
             shared: [plain, down],
             experts: [plain, down],
-            router: bytes(Format::F32),
-            head: bytes(spec.embedding_format),
+            router: bytes(held.router),
+            head: bytes(held.head),
             kv_scales,
             message: size_of::<f32>() as f64,
             ..Formats::uniform(format("f32"), format(kv))
@@ -70,6 +96,19 @@ fn steps(tokens: u32) -> [Step; 2] {
     second.push(0, tokens as usize, &[15], Wanted::None);
     [first, second]
 }
+
+/// Runs of one to `tokens` tokens, first and later ones, of sequences of all lengths.
+fn ragged(tokens: u32) -> [Step; 3] {
+    let [first, decode] = steps(tokens);
+    let mut second = Step::default();
+    second.push(2, 1, &(20..20 + tokens).collect::<Vec<_>>(), Wanted::Last);
+    second.push(0, tokens as usize + 1, &[16, 17, 18], Wanted::All);
+    second.push(1, 4, &[19], Wanted::Last);
+    [first, decode, second]
+}
+
+/// Pieces and slices: none, some, and more than there is to cut.
+const CUTS: [(HopB, usize); 3] = [(HopB::Off, 1), (HopB::Pieces(3), 2), (HopB::Pieces(64), 16)];
 
 /// What a rank reads and sends, as the planner adds it up.
 #[derive(Debug, Default, PartialEq)]
@@ -99,6 +138,11 @@ impl Case<'_> {
                 FfnReduce::World => costs::FfnReduce::World,
                 FfnReduce::Grid => costs::FfnReduce::Grid,
             },
+            pieces: match self.options.hopb {
+                HopB::Pieces(pieces) => pieces,
+                HopB::Off | HopB::Auto => 1,
+            },
+            slices: self.options.reduce_slices,
             ..Choices::default()
         }
     }
@@ -107,8 +151,9 @@ impl Case<'_> {
     fn add(&self, planned: &mut Planned, rank: usize, step: &Step, experts: f64) {
         let share = Share::of(self.layout, Rank(rank));
         let routing = Routing { experts, rows: experts };
-        let load = Load::of(self.model, self.layout, Rank(rank), step, routing);
-        let costs = Costs { model: self.model, share, choices: self.choices() };
+        let choices = self.choices();
+        let load = Load::of(self.model, self.layout, Rank(rank), step, routing, choices.pieces);
+        let costs = Costs { model: self.model, share, choices };
         let mut stage = 0;
         costs.visit(&load, &mut |line: Line, layers: f64, work: Work, message: Option<Message>| {
             planned.weight_bytes += layers * work.weight_bytes;
@@ -117,14 +162,20 @@ impl Case<'_> {
             let grid = self.options.ffn_reduce == FfnReduce::Grid
                 && message.ranks < share.ranks()
                 && line == Line::FfnAllReduce;
-            let traffic = match line {
-                Line::QkvGather | Line::AllToAll => &mut planned.kvp,
+            let at = Rank(rank);
+            let (traffic, members) = match line {
+                Line::QkvGather | Line::AllToAll => {
+                    (&mut planned.kvp, self.layout.kvp_group(at).len())
+                }
                 Line::FfnAllReduce if grid => {
                     stage += 1;
-                    &mut planned.experts[(stage - 1) % 2]
+                    let members =
+                        [self.layout.expert_group(at).len(), self.layout.ep_peers(at).len()];
+                    (&mut planned.experts[(stage - 1) % 2], members[(stage - 1) % 2])
                 }
-                _ => &mut planned.world,
+                _ => (&mut planned.world, self.layout.ranks()),
             };
+            assert_eq!(message.ranks, members, "{}, {line:?}", self.layout);
             let kind = match message.collective {
                 costs::Collective::AllToAll => Collective::AllToAll,
                 costs::Collective::AllGather => Collective::AllGather,
@@ -137,7 +188,8 @@ impl Case<'_> {
             let bytes = if root { 0.0 } else { message.bytes };
             let calls = layers * message.calls;
             traffic.calls[kind as usize] += calls as u64;
-            traffic.bytes[kind as usize] += (calls * bytes) as u64;
+            // A piece may have a part of a value on average; together they have whole ones.
+            traffic.bytes[kind as usize] += (calls * bytes).round() as u64;
         });
     }
 }
@@ -150,34 +202,62 @@ fn check(counted: &RankCounters, planned: &Planned, place: &str) {
     assert_eq!(counted.experts, planned.experts, "{place}: in the stages of the FFN");
 }
 
+/// Runs `steps` and compares what every rank counts; all of a rank's experts have tokens in each.
+fn compare(
+    model: &Arc<Model>,
+    held: Held,
+    layout: &Layout,
+    options: EngineOptions,
+    steps: &[Step],
+) {
+    let mut engine = engine(model, *layout, options);
+    for step in steps {
+        engine.step(step).expect("a step runs");
+    }
+    let planned_model = planned(model, held, options.kv_type);
+    let case = Case { model: &planned_model, layout, options: &options };
+    for (rank, counted) in engine.counters().expect("counters").iter().enumerate() {
+        let mut planned = Planned::default();
+        let experts = layout.experts(Rank(rank)).len() as f64;
+        steps.iter().for_each(|step| case.add(&mut planned, rank, step, experts));
+        let EngineOptions { mla_up, ffn_reduce, hopb, reduce_slices, .. } = options;
+        let choices = format!("{mla_up:?}, {ffn_reduce:?}, {hopb:?}, {reduce_slices} slices");
+        check(
+            counted,
+            &planned,
+            &format!("{}, {layout}, {choices}, rank {rank}", model.config.name),
+        );
+    }
+}
+
+/// Every cut of every layout of up to `ranks` ranks, each with one of the types of keys and values.
+fn options(
+    model: &Model,
+    ranks: usize,
+    kv_blocks: &[usize],
+) -> impl Iterator<Item = (Layout, EngineOptions)> {
+    let all = layouts(&model.shape(), ranks, kv_blocks);
+    let with_cuts = |layout| CUTS.map(|cuts| (layout, cuts));
+    let all = all.into_iter().flat_map(with_cuts).zip(KvType::ALL.into_iter().cycle());
+    all.map(|((layout, (hopb, reduce_slices)), kv_type)| {
+        let options = EngineOptions { kv_type, max_sequences: 3, hopb, reduce_slices, ..precise() };
+        (layout, options)
+    })
+}
+
 #[test]
 fn dense_models_on_every_layout() {
     for spec in dense_specs() {
         let model = open(&spec);
-        let all = layouts(&model.shape(), 5, &[1, 16]);
-        for (index, layout) in all.iter().enumerate() {
-            let kv_type = KvType::ALL[index % 4];
-            let options = EngineOptions { kv_type, max_sequences: 3, ..precise() };
-            let mut engine = engine(&model, *layout, options);
-            let steps = steps(9);
-            for step in &steps {
-                engine.step(step).expect("a step runs");
-            }
-            let planned_model = planned(&spec, &model, kv_type);
-            let case = Case { model: &planned_model, layout, options: &options };
-            for (rank, counted) in engine.counters().expect("counters").iter().enumerate() {
-                let mut planned = Planned::default();
-                steps.iter().for_each(|step| case.add(&mut planned, rank, step, 0.0));
-                check(counted, &planned, &format!("{}, {layout}, rank {rank}", spec.name));
-            }
+        for (layout, options) in options(&model, 5, &[1, 16]) {
+            compare(&model, Held::of(&spec), &layout, options, &ragged(9));
         }
     }
 }
 
 /// Every way to run a model with experts or latents.
-fn choices(spec: &Spec) -> Vec<(MlaUp, FfnReduce)> {
-    let ups: &[MlaUp] =
-        if spec.mla.is_some() { &[MlaUp::Before, MlaUp::After] } else { &[MlaUp::Auto] };
+fn choices(mla: bool) -> Vec<(MlaUp, FfnReduce)> {
+    let ups: &[MlaUp] = if mla { &[MlaUp::Before, MlaUp::After] } else { &[MlaUp::Auto] };
     let reduces = [FfnReduce::World, FfnReduce::Grid];
     ups.iter().flat_map(|&up| reduces.map(|reduce| (up, reduce))).collect()
 }
@@ -187,27 +267,56 @@ fn choices(spec: &Spec) -> Vec<(MlaUp, FfnReduce)> {
 fn experts_and_latents_on_every_layout() {
     for spec in others() {
         let model = open(&spec);
-        for (index, layout) in layouts(&model.shape(), 4, &[3]).iter().enumerate() {
-            for (mla_up, ffn_reduce) in choices(&spec) {
-                let kv_type = KvType::ALL[index % 4];
-                let options =
-                    EngineOptions { kv_type, max_sequences: 3, mla_up, ffn_reduce, ..precise() };
-                let mut engine = engine(&model, *layout, options);
-                let [step, _] = steps(55);
-                engine.step(&step).expect("a step runs");
-                let planned_model = planned(&spec, &model, kv_type);
-                let case = Case { model: &planned_model, layout, options: &options };
-                for (rank, counted) in engine.counters().expect("counters").iter().enumerate() {
-                    let mut planned = Planned::default();
-                    let experts = layout.experts(Rank(rank)).len() as f64;
-                    case.add(&mut planned, rank, &step, experts);
-                    let place =
-                        format!("{}, {layout}, {mla_up:?}, {ffn_reduce:?}, rank {rank}", spec.name);
-                    check(counted, &planned, &place);
-                }
+        for (layout, options) in options(&model, 4, &[3]) {
+            for (mla_up, ffn_reduce) in choices(spec.mla.is_some()) {
+                let options = EngineOptions { mla_up, ffn_reduce, ..options };
+                let [step, ..] = steps(55);
+                compare(&model, Held::of(&spec), &layout, options, &[step]);
             }
         }
     }
+}
+
+/// Layers that see a window beside layers that see everything, in steps that the windows pass by.
+#[test]
+fn windows_on_every_layout() {
+    for (name, windowed) in [("mistral", 2), ("gemma3", 4), ("gpt-oss", 2)] {
+        let model = fixture(name);
+        let window = planned(&model, Held::all(Format::BF16), KvType::F32).window;
+        assert_eq!(window.expect(name).layers, windowed, "{name}");
+        for (layout, options) in options(&model, 4, &[1, 5]) {
+            let [first, _, second] = ragged(45);
+            // Without the decode, in which some of gpt-oss's experts have no tokens.
+            let mut second = second;
+            second.runs[1].start -= 1;
+            compare(&model, Held::all(Format::BF16), &layout, options, &[first, second]);
+        }
+    }
+}
+
+/// What the tests above rest on: the layouts have both ways to project, and more pieces than one
+/// are made of what they run.
+#[test]
+fn the_layouts_have_pieces_and_gather() {
+    let spec = &dense_specs()[0];
+    let model = open(spec);
+    let mut calls = [0, 0];
+    for (layout, options) in options(&model, 4, &[1]) {
+        if layout.degrees().kvp == 1 {
+            continue;
+        }
+        let planned_model = planned(&model, Held::of(spec), options.kv_type);
+        let case = Case { model: &planned_model, layout: &layout, options: &options };
+        let mut planned = Planned::default();
+        ragged(9).iter().for_each(|step| case.add(&mut planned, 0, step, 0.0));
+        let (exchanges, _) = planned.kvp.of(Collective::AllToAll);
+        let whole = 3 * spec.layers as u64;
+        assert_eq!(exchanges > whole, options.hopb != HopB::Off, "{layout}: {exchanges}");
+        let (gathers, _) = planned.kvp.of(Collective::AllGather);
+        assert_eq!(gathers > 0, layout.qkv() == QkvMode::Gather, "{layout}");
+        calls[usize::from(gathers > 0)] += 1;
+    }
+    assert!(calls.iter().all(|&count| count > 0), "{calls:?}");
 }
 
 /// One token: each rank reads a whole number of experts, those that it goes to in all.
@@ -223,7 +332,7 @@ fn a_token_reads_whole_experts_beside_what_is_planned() {
             let mut step = Step::default();
             step.push(0, 0, &[17], Wanted::None);
             engine.step(&step).expect("a step runs");
-            let planned_model = planned(&spec, &model, options.kv_type);
+            let planned_model = planned(&model, Held::of(&spec), options.kv_type);
             let case = Case { model: &planned_model, layout: &layout, options: &options };
             let mut of_slices = vec![0.0; layout.degrees().tpf];
             for (rank, counted) in engine.counters().expect("counters").iter().enumerate() {

@@ -23,8 +23,8 @@ pub use work::{Collective, Message, Work};
 
 use crate::share::padded;
 use crate::{Line, Load, Model, Share, Sight};
-use helix_layout::{Degrees, MlaShape, ModelShape, MoeShape, Strategy};
-use work::{both, scaled, times};
+use helix_layout::{Degrees, MlaShape, ModelShape, MoeShape, ROW_GRANULE, Strategy};
+use work::{again, both, scaled, times};
 
 /// What lines are told to.
 pub trait Visitor {
@@ -92,12 +92,14 @@ impl Costs<'_> {
         tell(Line::QkvGather, Work::default(), share.gathers.then_some(gather));
         tell(Line::RopeAppend, self.rope(own), None);
         tell(Line::Attention, self.attention(sight, own), None);
-        tell(Line::AllToAll, self.raise_before(own), self.exchange(own));
+        let pieces = sight.pieces;
+        tell(Line::AllToAll, self.raise_before(own, pieces), self.exchange(own, pieces));
         tell(Line::Merge, self.merge(own), None);
         tell(Line::OutProjection, self.out(own), None);
         let dp = share.degrees.dp;
         if dp == 1 {
             let message = self.reduce(share.ranks(), 1, load.tokens);
+            let message = message.map(|message| self.sliced(message));
             return tell(Line::OutAllReduce, self.residual(load.tokens), message);
         }
         // Attention groups of several ranks first sum their own rows.
@@ -139,7 +141,7 @@ impl Costs<'_> {
             let [up, down] = self.gated(self.share.ffn_cols, load.tokens, self.model.formats.ffn);
             tell(Line::FfnUp, up, None);
             tell(Line::FfnDown, down, None);
-            self.ffn_reduce(load.tokens, dense, visitor);
+            self.ffn_reduce(load.tokens, dense, Costs::sliced, visitor);
         }
         let Some(moe) = &shape.moe else { return };
         let (layers, tokens) = (moe.layers as f64, self.routed(load));
@@ -155,7 +157,8 @@ impl Costs<'_> {
             true => {
                 tell(Line::FfnAllReduce, self.residual(tokens), Some(self.dispatch(moe, tokens)))
             }
-            false => self.ffn_reduce(load.tokens, layers, visitor),
+            // A slice would run each expert again.
+            false => self.ffn_reduce(load.tokens, layers, |_, message| message, visitor),
         }
     }
 
@@ -309,27 +312,28 @@ impl Costs<'_> {
         times(self.product(shape.value_dim, mla.kv_lora, tokens, self.model.formats.qkv), heads)
     }
 
-    fn raise_before(&self, tokens: f64) -> Work {
+    /// W_UV once for each piece.
+    fn raise_before(&self, tokens: f64, pieces: f64) -> Work {
         match self.raises_before() {
-            true => self.raise(self.share.q_heads, tokens),
+            true => again(self.raise(self.share.q_heads, tokens / pieces), pieces),
             false => Work::default(),
         }
     }
 
     /// An output and its log-sum-exp of every head that another rank keeps: of `B` and `H` alone,
     /// never of the context (the paper's section 2.1.2).
-    fn exchange(&self, tokens: f64) -> Option<Message> {
+    fn exchange(&self, tokens: f64, pieces: f64) -> Option<Message> {
         let (share, kvp) = (&self.share, self.share.degrees.kvp);
         let width = match self.raises_before() {
             true => self.model.shape.value_dim,
             false => self.attended(),
         };
-        let head = tokens * (width + 1) as f64 * self.model.formats.message;
+        let head = tokens / pieces * (width + 1) as f64 * self.model.formats.message;
         (kvp > 1).then_some(Message {
             collective: Collective::AllToAll,
             ranks: kvp,
             stride: 1,
-            calls: 1.0,
+            calls: pieces,
             bytes: share.sent_heads as f64 * head,
             received: (share.kept_heads * (kvp - 1)) as f64 * head,
         })
@@ -386,7 +390,14 @@ impl Costs<'_> {
         self.product(moe.experts, self.model.shape.hidden, tokens, self.model.formats.router)
     }
 
-    fn ffn_reduce(&self, tokens: f64, layers: f64, visitor: &mut impl Visitor) {
+    /// The sum of the FFN's results, each of whose messages is sent as `cut` has it.
+    fn ffn_reduce(
+        &self,
+        tokens: f64,
+        layers: f64,
+        cut: fn(&Self, Message) -> Message,
+        visitor: &mut impl Visitor,
+    ) {
         let share = &self.share;
         let (tpf, ep) = (share.degrees.tpf, share.degrees.ep);
         let grid = self.choices.ffn_reduce == FfnReduce::Grid
@@ -395,11 +406,20 @@ impl Costs<'_> {
             && share.strategy != Strategy::Medha;
         let residual = self.residual(tokens);
         let mut tell = |work, message| visitor.line(Line::FfnAllReduce, layers, work, message);
+        let reduce =
+            |ranks, stride| self.reduce(ranks, stride, tokens).map(|message| cut(self, message));
         if !grid {
-            return tell(residual, self.reduce(share.ranks(), 1, tokens));
+            return tell(residual, reduce(share.ranks(), 1));
         }
-        tell(Work::default(), self.reduce(tpf, 1, tokens));
-        tell(residual, self.reduce(ep, tpf, tokens));
+        tell(Work::default(), reduce(tpf, 1));
+        tell(residual, reduce(ep, tpf));
+    }
+
+    /// A sum over ranks in slices of the rows of the matrix that it follows.
+    fn sliced(&self, message: Message) -> Message {
+        let slices = self.choices.slices.min(self.model.shape.hidden.div_ceil(ROW_GRANULE)) as f64;
+        let (bytes, received) = (message.bytes / slices, message.received / slices);
+        Message { calls: slices, bytes, received, ..message }
     }
 
     /// An all-reduce of rows of the stream over `ranks` ranks.

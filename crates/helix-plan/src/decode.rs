@@ -45,7 +45,7 @@ impl Decode {
         });
         let ranks = layout.all_ranks().map(|rank| {
             let share = Share::of(layout, rank);
-            let load = Load::of(model, layout, rank, &step, routing);
+            let load = Load::of(model, layout, rank, &step, routing, choices.pieces);
             (Costs { model, share, choices }, load)
         });
         let ranks: Vec<(Costs<'_>, Load)> = ranks.collect();

@@ -1,7 +1,7 @@
 //! What a step brings to one rank: rows, visible tokens, experts.
 
-use helix_layout::{Layout, Rank};
-use helix_scheduler::Step;
+use helix_layout::{Layout, Rank, pieces};
+use helix_scheduler::{Run, Step};
 
 use crate::{Model, Share};
 
@@ -32,6 +32,8 @@ pub struct Sight {
     pub tokens: f64,
     /// Pairs of a query token and a token that it sees.
     pub pairs: f64,
+    /// Pieces that its outputs are exchanged in: what units there are may make fewer than asked for.
+    pub pieces: f64,
 }
 
 /// Which experts tokens go to.
@@ -57,7 +59,7 @@ impl Load {
         let sight = |positions: usize| {
             // A window slides over the blocks: its most crowded place counts.
             let tokens = own * share.local(positions.min(context)) as f64;
-            Sight { tokens, pairs: tokens }
+            Sight { tokens, pairs: tokens, pieces: 1.0 }
         };
         Load {
             tokens: batch as f64,
@@ -70,33 +72,69 @@ impl Load {
         }
     }
 
-    /// What `step` brings to `rank`, exactly; which experts its tokens go to is the caller's to
-    /// say.
-    pub fn of(model: &Model, layout: &Layout, rank: Rank, step: &Step, routing: Routing) -> Load {
+    /// What `step` brings to `rank`, exactly, where outputs are exchanged in `pieces` pieces at most;
+    /// which experts its tokens go to is the caller's to say.
+    pub fn of(
+        model: &Model,
+        layout: &Layout,
+        rank: Rank,
+        step: &Step,
+        routing: Routing,
+        pieces: usize,
+    ) -> Load {
         let mut load =
             Load { experts: routing.experts, expert_rows: routing.rows, ..Load::default() };
-        let kvp = layout.attention(rank).kvp;
+        let of_rank = |run: &&Run| layout.attends(rank, run.slot);
+        let own: Vec<&Run> = step.runs.iter().filter(of_rank).collect();
         for run in &step.runs {
             load.tokens += run.len as f64;
             load.wanted += run.wanted_rows() as f64;
-            if !layout.attends(rank, run.slot) {
-                continue;
-            }
-            load.own_tokens += run.len as f64;
-            let end = layout.owned_before(kvp, run.start + run.len);
-            let sees = |sight: &mut Sight, positions: usize| {
-                let first =
-                    |at: usize| layout.owned_before(kvp, (at + 1).saturating_sub(positions));
-                sight.tokens += (end - first(run.start)) as f64;
-                let seen = (run.start..run.start + run.len)
-                    .map(|at| layout.owned_before(kvp, at + 1) - first(at));
-                sight.pairs += seen.sum::<usize>() as f64;
-            };
-            sees(&mut load.full, usize::MAX);
-            if let Some(window) = model.window {
-                sees(&mut load.window, window.positions);
-            }
         }
+        load.own_tokens = own.iter().map(|run| run.len as f64).sum();
+        let of = Sighted { layout, rank, runs: &own, pieces };
+        load.full = of.sight(None);
+        load.window =
+            model.window.map_or(Sight::default(), |window| of.sight(Some(window.positions)));
         load
+    }
+}
+
+/// Runs whose attention is a rank's.
+struct Sighted<'a> {
+    layout: &'a Layout,
+    rank: Rank,
+    runs: &'a [&'a Run],
+    pieces: usize,
+}
+
+impl Sighted<'_> {
+    /// What layers see that see everything, or a window.
+    fn sight(&self, window: Option<usize>) -> Sight {
+        let kvp = self.layout.attention(self.rank).kvp;
+        let before = |len| self.layout.owned_before(kvp, len);
+        let first = |at| before(pieces::hidden_before(window, at));
+        let mut sight = Sight { pieces: self.pieces(window) as f64, ..Sight::default() };
+        for run in self.runs {
+            let end = run.start + run.len;
+            sight.tokens += (before(end) - first(run.start)) as f64;
+            let seen = (run.start..end).map(|at| before(at + 1) - first(at));
+            sight.pairs += seen.sum::<usize>() as f64;
+        }
+        sight
+    }
+
+    /// Pieces that units make: a run's rows of a KV head each.
+    fn pieces(&self, window: Option<usize>) -> usize {
+        if self.pieces == 1 || self.layout.degrees().kvp == 1 {
+            return 1;
+        }
+        let kv_heads = self.layout.kv_heads(self.rank).len();
+        let group = self.layout.q_heads(self.rank).len() / kv_heads.max(1);
+        let cost = |run: &&Run| pieces::cost(run.start..run.start + run.len, window, group);
+        let of_run = |run: &&Run| std::iter::repeat_n(cost(run), kv_heads);
+        let costs: Vec<u64> = self.runs.iter().flat_map(of_run).collect();
+        let mut ends = Vec::new();
+        pieces::cut(&mut ends, &costs, self.pieces);
+        ends.len()
     }
 }

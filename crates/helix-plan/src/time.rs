@@ -68,8 +68,11 @@ pub enum Exchange {
     /// One for each request, one after the other, when all attention is done: figure 3's lockstep,
     /// whose communication takes as long as there are requests.
     Lockstep,
-    /// A request's runs while the next one's attention does.
+    /// A request's runs while the next one's attention does, in as many pieces as take least.
     Hopb,
+    /// In the pieces that [`Choices::pieces`](crate::costs::Choices) names, each while the next
+    /// one's attention runs.
+    Pieces,
 }
 
 impl<'m> Timer<'m> {
@@ -130,6 +133,7 @@ impl<'m> Timer<'m> {
             overlap,
             requests: load.own_tokens,
             attention: Work::default(),
+            product: Work::default(),
             time: StepTime { pieces: 1, ..StepTime::default() },
         };
         costs.visit(load, &mut lines);
@@ -161,6 +165,23 @@ impl<'m> Timer<'m> {
         self.busy(read, work)
     }
 
+    /// Seconds of `work`, which takes `whole` in one go, until the last of as many messages as it is
+    /// cut into is there. Each piece costs its operation and its message.
+    fn pipelined(&self, whole: f64, work: &Work, pieces: f64, message: &Message) -> f64 {
+        let operation = work.launches * (self.operation_s + self.fork_s);
+        let compute_s = (whole - operation) / pieces + operation;
+        pipelined_equal(pieces, Piece { compute_s, wire: self.network.wire(message) })
+    }
+
+    /// Seconds past the end of `work` until the last of a message's calls is there, each of which
+    /// starts as its part of the work is done.
+    fn past(&self, whole: f64, work: &Work, message: &Message) -> f64 {
+        match message.calls {
+            1.0 => self.network.wire(message).seconds(),
+            calls => self.pipelined(whole, work, calls, message) - whole,
+        }
+    }
+
     fn busy(&self, main: f64, work: &Work) -> f64 {
         let forks = work.launches + work.passes - work.alone;
         let operations =
@@ -178,6 +199,8 @@ struct Lines<'a, 'm> {
     requests: f64,
     /// The attention that the next all-to-all belongs to.
     attention: Work,
+    /// The product whose results the next all-reduce sums.
+    product: Work,
     time: StepTime,
 }
 
@@ -189,15 +212,19 @@ impl Visitor for Lines<'_, '_> {
                 self.attention = work;
                 timer.attention_s(&work)
             }
+            Line::OutProjection | Line::FfnDown => {
+                self.product = work;
+                timer.work_s(&work)
+            }
             _ => timer.work_s(&work),
         };
-        let sent = message.map_or(0.0, |message| {
-            let seconds = message.calls * timer.network.wire(&message).seconds();
-            match (line, message.collective) {
-                (Line::AllToAll, _) => self.exchange(&message),
-                (_, Collective::AllReduce) => seconds * self.overlap.exposed_reduce,
-                _ => seconds,
+        let sent = message.map_or(0.0, |message| match (line, message.collective) {
+            (Line::AllToAll, _) => self.exchange(&message),
+            (_, Collective::AllReduce) => {
+                let product = timer.work_s(&self.product);
+                timer.past(product, &self.product, &message) * self.overlap.exposed_reduce
             }
+            _ => message.calls * timer.network.wire(&message).seconds(),
         });
         self.time.lines[line as usize] += layers * (seconds + sent);
     }
@@ -215,20 +242,21 @@ impl Lines<'_, '_> {
                 requests * wire.busy_s + wire.latency_s
             }
             Exchange::Hopb => self.hopb(message),
+            Exchange::Pieces => {
+                self.time.pieces = self.time.pieces.max(message.calls as usize);
+                let whole = self.timer.attention_s(&self.attention);
+                self.timer.past(whole, &self.attention, message)
+            }
         }
     }
 
     /// Seconds past the end of attention until the last all-to-all is there, with the batch cut
-    /// into as many pieces as take the least time. Each piece costs its operation and its messages.
+    /// into as many pieces as take the least time.
     fn hopb(&mut self, message: &Message) -> f64 {
         let timer = self.timer;
         let whole = timer.attention_s(&self.attention);
-        let operation = self.attention.launches * (timer.operation_s + timer.fork_s);
-        let of = |pieces: f64| {
-            let wire = timer.network.wire(&part(message, pieces));
-            let compute_s = (whole - operation) / pieces + operation;
-            pipelined_equal(pieces, Piece { compute_s, wire })
-        };
+        let of =
+            |pieces: f64| timer.pipelined(whole, &self.attention, pieces, &part(message, pieces));
         let (mut best, mut count) = (of(1.0), 1.0);
         let mut pieces = 2.0;
         while pieces < 2.0 * self.requests {

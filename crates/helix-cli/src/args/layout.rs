@@ -146,6 +146,7 @@ impl LayoutArgs {
             mla_up: engine.mla_up(),
             ffn_reduce: engine.ffn_reduce(),
             hopb: engine.hopb,
+            reduce_slices: engine.reduce_slices,
             ..EngineOptions::default()
         };
         planning::decode(&options, shape)

@@ -12,6 +12,8 @@ const DECODE: Decode = Decode {
         ffn_reduce: crate::costs::FfnReduce::World,
         tokens: crate::costs::Tokens::Gathered,
         formulas: crate::costs::Formulas::Corrected,
+        pieces: 1,
+        slices: 1,
     },
     exchange: Exchange::Whole,
 };

@@ -11,6 +11,11 @@ pub struct Choices {
     pub tokens: Tokens,
     /// How much of the output projection a rank reads.
     pub formulas: Formulas,
+    /// Pieces that the all-to-all of a batch goes in, as far as there are units to cut between;
+    /// where a search is to choose them, 1.
+    pub pieces: usize,
+    /// Slices that sums of the out-projection and of dense FFNs over ranks go in.
+    pub slices: usize,
 }
 
 /// When latent attention's up-projection W_UV is applied.
@@ -57,6 +62,8 @@ impl Default for Choices {
             ffn_reduce: FfnReduce::World,
             tokens: Tokens::Gathered,
             formulas: Formulas::Corrected,
+            pieces: 1,
+            slices: 1,
         }
     }
 }

@@ -86,3 +86,9 @@ pub(super) fn scaled(work: Work, times: f64) -> Work {
         ..work
     }
 }
+
+/// The same work on as many parts of its rows, one after the other: weights are passed over each
+/// time.
+pub(super) fn again(work: Work, parts: f64) -> Work {
+    Work { launches: work.launches * parts, ..scaled(work, parts) }
+}
