@@ -174,11 +174,12 @@ fn engines_are_told_the_layout() {
     let r1 = "plan --model deepseek-r1 --hardware hgx-b200 -c 131072 --ranks 8 --strategy helix \
               --kvp 8 --tpa 1 --qkv replicate --batch 4 --hopb off";
     let vllm = emitted(&format!("{r1} --ep 8 --emit vllm"));
-    let flags =
-        "--tensor-parallel-size 8 --decode-context-parallel-size 8 --enable-expert-parallel";
+    let flags = "--tensor-parallel-size 8 --decode-context-parallel-size 8 --dcp-comm-backend a2a \
+         --cp-kv-cache-interleave-size 16 --dcp-q-replicate --enable-expert-parallel";
     assert_eq!(vllm, format!("vllm serve MODEL {flags}\n"));
     let sglang = emitted(&format!("{r1} --ep 4 --emit sglang"));
-    let flags = "--tp-size 8 --dcp-size 8 --ep-size 4 --dcp-replicate-q-proj";
+    let flags =
+        "--tp-size 8 --dcp-size 8 --dcp-comm-backend a2a --dcp-replicate-q-proj --ep-size 4";
     assert_eq!(sglang, format!("python3 -m sglang.launch_server --model-path MODEL {flags}\n"));
     assert_eq!(
         emitted(&format!("{r1} --ep 4 --kv-block 32 --emit trtllm")),
@@ -192,8 +193,16 @@ fn engines_are_told_the_layout() {
     // Every KV head has a slice of its own: the other ranks are what vLLM shards over.
     let llama = format!("{LLAMA} --ranks 16 --kvp 2 --tpa 8 --hopb off --batch 1 --strategy helix");
     let vllm = emitted(&format!("{llama} --emit vllm"));
-    let flags = "--tensor-parallel-size 16 --decode-context-parallel-size 2";
+    let flags = "--tensor-parallel-size 16 --decode-context-parallel-size 2 --dcp-comm-backend a2a \
+                 --cp-kv-cache-interleave-size 16";
     assert_eq!(vllm, format!("vllm serve MODEL {flags}\n"));
+    let gathered = r1.replace("replicate", "gather");
+    let sglang = emitted(&format!("{gathered} --ep 8 --emit sglang"));
+    assert!(sglang.contains(" --no-dcp-replicate-q-proj --ep-size 8"), "{sglang}");
+    let groups = "plan --model deepseek-r1 --hardware hgx-b200 -c 4096 --ranks 8 --strategy dp-ep \
+                  --dp 8 --ep 8 --batch 8 --emit sglang";
+    let sglang = emitted(groups);
+    assert!(sglang.ends_with(" --tp-size 8 --ep-size 8 --attn-dp-size 8\n"), "{sglang}");
     let stages = format!("{LLAMA} --ranks 16 --strategy tp --tpa 8 --pp 2 --batch 1 --emit");
     let sglang = emitted(&format!("{stages} sglang"));
     assert!(sglang.ends_with(" MODEL --tp-size 8 --pp-size 2\n"), "{sglang}");
@@ -205,6 +214,11 @@ fn what_an_engine_cannot_express_is_refused() {
     let llama = format!("{LLAMA} --ranks 16 --batch 1 --strategy helix --hopb off");
     refused(&format!("{llama} --kvp 4 --tpa 4 --emit vllm"), &["vLLM", "8 KV heads", "--tpa 8"]);
     refused(&format!("{llama} --kvp 2 --tpa 8 --emit sglang"), &["SGLang", "kvp=2", "MLA"]);
+    let blocks = format!("{llama} --kvp 2 --tpa 8 --kv-block 48 --emit vllm");
+    refused(&blocks, &["vLLM", "blocks of 16", "instead of 48"]);
+    let odd = "plan --model qwen3-235b-a22b --hardware gb200-nvl72 -c 4096 --ranks 12 --batch 1 \
+               --strategy helix --hopb off --kvp 3 --tpa 4 --emit vllm";
+    refused(odd, &["vLLM", "kvp=3", "16 query heads"]);
     refused(&format!("{r1} --kvp 8 --ep 4 --hopb off --emit vllm"), &["ep=4", "--ep 1 or 8"]);
     let pieces = "plan --model deepseek-r1 --hardware gb200-nvl72 -c 1000000 --ranks 64 --kvp 64";
     let pieces = format!("{pieces} --tpa 1 --batch 256 --strategy helix --hopb on --emit trtllm");

@@ -1,8 +1,8 @@
 //! How engines are told to run a placement, and what they can't be told.
 //!
-//! Flags and limits are those that each engine documents: vLLM's "Context Parallel Deployment" and
-//! "Data Parallel Deployment", SGLang's "Decode Context Parallelism" and "DP, DPA and Router",
-//! TensorRT-LLM's "Helix Parallelism" and its blog 21.
+//! Flags and limits are those that vLLM 0.33.0 and SGLang 0.5.23 define and check, as their packages of
+//! November 2026 have them, and TensorRT-LLM's as its "Helix Parallelism" and its blog 21 document
+//! them.
 
 use helix_layout::{Degrees, Layout, LayoutError, LayoutSpec, ModelShape, QkvMode, Strategy};
 use std::fmt;
@@ -80,11 +80,11 @@ pub fn launch(engine: Engine, chosen: &Chosen, shape: &ModelShape) -> Result<Lau
     }
     let text = match engine {
         Engine::Helix => helix_text(chosen, shape),
-        Engine::Vllm => vllm_text(chosen),
+        Engine::Vllm => vllm_text(chosen, shape),
         Engine::Sglang => sglang_text(chosen),
         Engine::TensorRtLlm => tensorrt_text(chosen, shape),
     };
-    Ok(Launch { text, notes: notes(engine, chosen) })
+    Ok(Launch { text, notes: notes(engine, chosen, shape) })
 }
 
 fn helix_limit(chosen: &Chosen) -> Option<String> {
@@ -118,6 +118,9 @@ fn foreign_limit(chosen: &Chosen, shape: &ModelShape) -> Option<String> {
     uneven.map(|(whose, width)| format!("tpf={tpf} does not divide {whose} width of {width}"))
 }
 
+/// Positions in a block of vLLM's cache, or what divides them.
+const VLLM_BLOCK: usize = 16;
+
 fn vllm_limit(chosen: &Chosen, shape: &ModelShape) -> Option<String> {
     let Degrees { kvp, tpa, dp, ep, .. } = chosen.row.placement.spec.degrees;
     let (tp, kv_heads) = (kvp * tpa, shape.kv_heads);
@@ -125,6 +128,19 @@ fn vllm_limit(chosen: &Chosen, shape: &ModelShape) -> Option<String> {
         return Some(format!(
             "its decode context parallelism shards what TP copies, at most tp / {kv_heads} KV heads \
              ways, and tp={tp} is to have {kvp}; give --tpa {kv_heads}"
+        ));
+    }
+    if kvp > 1 && shape.mla.is_none() && !shape.group().is_multiple_of(kvp) {
+        return Some(format!(
+            "kvp={kvp} does not divide the {} query heads of each KV head",
+            shape.group()
+        ));
+    }
+    let block = chosen.row.placement.spec.kv_block;
+    if kvp > 1 && !VLLM_BLOCK.is_multiple_of(block) {
+        return Some(format!(
+            "it deals positions in runs that divide its cache's blocks of {VLLM_BLOCK}; give \
+             --kv-block {VLLM_BLOCK} instead of {block}"
         ));
     }
     if !kv_heads.is_multiple_of(tp) && !tp.is_multiple_of(kv_heads) {
@@ -147,7 +163,7 @@ fn sglang_limit(chosen: &Chosen, shape: &ModelShape) -> Option<String> {
     let Degrees { kvp, tpa, .. } = chosen.row.placement.spec.degrees;
     if kvp > 1 && shape.mla.is_none() {
         return Some(format!(
-            "kvp={kvp}, and the decode context parallelism that it documents is of MLA's cache alone"
+            "kvp={kvp}, and its models with decode context parallelism are MLA's, but for Qwen3.5"
         ));
     }
     let tp = kvp * tpa;
@@ -187,18 +203,20 @@ fn helix_text(chosen: &Chosen, shape: &ModelShape) -> String {
     text
 }
 
-fn vllm_text(chosen: &Chosen) -> String {
+fn vllm_text(chosen: &Chosen, shape: &ModelShape) -> String {
     let placement = &chosen.row.placement;
-    let Degrees { kvp, tpa, dp, ep, .. } = placement.spec.degrees;
+    let LayoutSpec { degrees: Degrees { kvp, tpa, dp, ep, .. }, kv_block, qkv, .. } =
+        placement.spec;
     let mut text = format!("vllm serve MODEL --tensor-parallel-size {}", kvp * tpa);
-    let mut add = |flag: &str, size: usize| {
-        if size > 1 {
-            text += &format!(" {flag} {size}");
+    add(&mut text, "--decode-context-parallel-size", kvp);
+    if kvp > 1 {
+        text += &format!(" --dcp-comm-backend a2a --cp-kv-cache-interleave-size {kv_block}");
+        if shape.mla.is_some() && qkv == QkvMode::Replicate {
+            text += " --dcp-q-replicate";
         }
-    };
-    add("--decode-context-parallel-size", kvp);
-    add("--pipeline-parallel-size", placement.pp);
-    add("--data-parallel-size", dp);
+    }
+    add(&mut text, "--pipeline-parallel-size", placement.pp);
+    add(&mut text, "--data-parallel-size", dp);
     if ep > 1 {
         text += " --enable-expert-parallel";
     }
@@ -210,19 +228,25 @@ fn sglang_text(chosen: &Chosen) -> String {
     let Degrees { kvp, dp, ep, .. } = placement.spec.degrees;
     let ranks = placement.spec.degrees.attention_ranks();
     let mut text = format!("python3 -m sglang.launch_server --model-path MODEL --tp-size {ranks}");
-    let mut add = |flag: &str, size: usize| {
-        if size > 1 {
-            text += &format!(" {flag} {size}");
-        }
-    };
-    add("--dcp-size", kvp);
-    add("--pp-size", placement.pp);
-    add("--ep-size", ep);
-    add("--enable-dp-attention --dp-size", dp);
-    if kvp > 1 && placement.spec.qkv == QkvMode::Replicate {
-        text += " --dcp-replicate-q-proj";
+    add(&mut text, "--dcp-size", kvp);
+    if kvp > 1 {
+        text += " --dcp-comm-backend a2a";
+        text += match placement.spec.qkv {
+            QkvMode::Replicate => " --dcp-replicate-q-proj",
+            QkvMode::Gather => " --no-dcp-replicate-q-proj",
+        };
     }
+    add(&mut text, "--pp-size", placement.pp);
+    add(&mut text, "--ep-size", ep);
+    add(&mut text, "--attn-dp-size", dp);
     text
+}
+
+/// A degree, unless it is the default.
+fn add(text: &mut String, flag: &str, size: usize) {
+    if size > 1 {
+        *text += &format!(" {flag} {size}");
+    }
 }
 
 /// For `trtllm-serve MODEL --config FILE`.
@@ -249,13 +273,16 @@ fn tensorrt_text(chosen: &Chosen, shape: &ModelShape) -> String {
     text
 }
 
-fn notes(engine: Engine, chosen: &Chosen) -> Vec<String> {
+fn notes(engine: Engine, chosen: &Chosen, shape: &ModelShape) -> Vec<String> {
     let placement = &chosen.row.placement;
-    let LayoutSpec { degrees, qkv, .. } = placement.spec;
+    let LayoutSpec { degrees, qkv, kv_block, .. } = placement.spec;
     let mut notes = Vec::new();
     match engine {
-        Engine::Vllm if degrees.kvp > 1 && qkv == QkvMode::Replicate => {
+        Engine::Vllm if degrees.kvp > 1 && qkv == QkvMode::Replicate && shape.mla.is_none() => {
             notes.push("vLLM gathers the queries that the plan has each rank compute");
+        }
+        Engine::Sglang if degrees.kvp > 1 && kv_block > 1 => {
+            notes.push("SGLang deals positions to shards one at a time, and not in blocks");
         }
         Engine::TensorRtLlm if degrees.kvp > 1 => {
             notes.push(
