@@ -28,7 +28,11 @@ const RULES: [Rule; 11] = [
         uses: &["helix-layout", "helix-kernels", "helix-comm", "helix-model", "helix-scheduler"],
         dev: &["helix-plan"],
     },
-    rule("helix-server", &["helix-engine", "helix-model", "helix-scheduler"]),
+    Rule {
+        name: "helix-server",
+        uses: &["helix-engine", "helix-model", "helix-scheduler"],
+        dev: &["helix-layout"],
+    },
     rule(
         "helix-cli",
         &[

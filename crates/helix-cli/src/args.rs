@@ -5,6 +5,7 @@ mod layout;
 pub mod plan;
 mod probe;
 mod sampling;
+mod serve;
 mod timing;
 mod transport;
 
@@ -13,6 +14,7 @@ pub use layout::LayoutArgs;
 pub use plan::PlanArgs;
 pub use probe::ProbeArgs;
 pub use sampling::SamplingArgs;
+pub use serve::ServeArgs;
 pub use timing::{LinkArgs, TraceArgs};
 #[cfg(feature = "mpi")]
 pub use transport::CommThreadArg;
@@ -37,6 +39,7 @@ Examples:
   helix run model.gguf -p 'Once upon a time'          continue a text
   helix run model.gguf -i                             chat in the terminal
   helix run model.gguf --chat -p 'Why is the sky blue?' --ranks 2
+  helix serve model.gguf --port 8080                  OpenAI's API for programs
   helix bench model.gguf -d 0,8192,32768              speed at three depths of context
   helix inspect model.gguf --kvp 4 --tpa 2            what each of 8 ranks would hold
   helix bench DIR --kvp 4 --tpf 2 --ep 2              experts on a grid of columns and groups
@@ -56,6 +59,8 @@ pub enum Command {
     /// Generate text: continue a prompt, or chat.
     #[command(long_about = RUN_ABOUT)]
     Run(RunArgs),
+    /// Serve the model over HTTP, in the form of OpenAI's API
+    Serve(ServeArgs),
     /// Write the logits of every position of a sequence of tokens to a file.
     Logits(LogitsArgs),
     /// Measure how well the model predicts a text, by llama.cpp's definition.
@@ -77,6 +82,7 @@ impl Command {
     pub fn engine(&self) -> Option<(&Path, &EngineArgs)> {
         Some(match self {
             Command::Run(args) => (&args.model, &args.engine),
+            Command::Serve(args) => (&args.model, &args.engine),
             Command::Logits(args) => (&args.model, &args.engine),
             Command::Perplexity(args) => (&args.model, &args.engine),
             Command::Bench(args) => (&args.model, &args.engine),
@@ -97,6 +103,7 @@ impl Command {
     fn layout(&self) -> Option<&LayoutArgs> {
         match self {
             Command::Run(args) => Some(&args.layout),
+            Command::Serve(args) => Some(&args.layout),
             Command::Logits(args) => Some(&args.layout),
             Command::Perplexity(args) => Some(&args.layout),
             Command::Bench(args) => Some(&args.layout),

@@ -8,6 +8,7 @@ mod perplexity;
 pub mod plan;
 mod probe;
 mod run;
+mod serve;
 mod verify;
 
 use crate::args::Command;
@@ -36,6 +37,7 @@ pub fn run(command: Command) -> ExitCode {
 fn lead(command: Command, ranks: &Ranks) -> Outcome {
     match command {
         Command::Run(args) => run::run(args, ranks),
+        Command::Serve(args) => serve::run(args, ranks),
         Command::Logits(args) => logits::run(args, ranks),
         Command::Perplexity(args) => perplexity::run(args, ranks),
         Command::Bench(args) => bench::run(args, ranks),

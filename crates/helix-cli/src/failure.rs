@@ -7,6 +7,7 @@ use helix_engine::sampler::SamplerError;
 use helix_layout::LayoutError;
 use helix_model::ModelError;
 use helix_plan::PlanError;
+use helix_server::ServerError;
 use std::fmt::{self, Display};
 use std::io;
 use std::process::ExitCode;
@@ -108,6 +109,16 @@ impl From<EngineError> for Failure {
             | EngineError::World { .. }
             | EngineError::Protocol { .. }
             | EngineError::Comm { .. } => Failure::Running(error.into()),
+        }
+    }
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Failure {
+        match error {
+            ServerError::Bind { .. } | ServerError::Limits(_) => Failure::Request(error.into()),
+            ServerError::System { .. } => Failure::Running(error.into()),
+            ServerError::Engine(error) => error.into(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C: the first ends what is being generated, the next one the program.
+//! Ctrl-C: the first ends what is being done in good order, the next one the program.
 
 use crate::failure::{Failure, Outcome};
 use std::process;
@@ -18,11 +18,23 @@ const STATUS: i32 = 130;
 
 /// Handles Ctrl-C from here on.
 pub fn install() -> Outcome {
-    let handler = || {
+    handle(|| {
         if STATE.compare_exchange(BUSY, STOP, Ordering::SeqCst, Ordering::SeqCst).is_err() {
             process::exit(STATUS);
         }
-    };
+    })
+}
+
+/// From here on the first Ctrl-C only does `first`.
+pub fn install_with(first: impl FnOnce() + Send + 'static) -> Outcome {
+    let mut first = Some(first);
+    handle(move || match first.take() {
+        Some(first) => first(),
+        None => process::exit(STATUS),
+    })
+}
+
+fn handle(handler: impl FnMut() + Send + 'static) -> Outcome {
     ctrlc::set_handler(handler)
         .map_err(|error| Failure::running(format!("cannot handle Ctrl-C: {error}")))
 }

@@ -18,6 +18,10 @@ use std::thread::available_parallelism;
 /// The most threads of all ranks together.
 const MAX_THREADS: usize = 1024;
 
+/// Positions that sequences of unknown length have room for, where the user and the model set no
+/// other.
+pub const DEFAULT_CONTEXT: usize = 8192;
+
 /// Finds and opens a model, which `args` then say how to run; all ranks must have the same one.
 pub fn open(
     ranks: &Ranks,
@@ -104,6 +108,19 @@ impl Choices {
             }),
         }
     }
+}
+
+/// Positions to make room for: as many as the user says, or else `wanted`, if the model was
+/// trained for so many.
+pub fn context(asked: Option<usize>, model: &Model, wanted: usize, console: &Console) -> usize {
+    let trained = model.config.context;
+    let context = asked.unwrap_or(trained.min(wanted));
+    if context > trained {
+        console.warn(&format!(
+            "the model was trained for {trained} positions: text past them is not to be trusted"
+        ));
+    }
+    context
 }
 
 /// Processors that this process may use.

@@ -1,6 +1,6 @@
 //! `helix run -i`: a chat, line by line.
 
-use super::run::{context, refused, speed, start, template};
+use super::run::{refused, speed, start, template};
 use crate::args::RunArgs;
 use crate::console::{Console, say};
 use crate::failure::{Failure, Outcome};
@@ -12,9 +12,6 @@ use crate::{interrupt, output};
 use helix_engine::sampler::{Sampler, SamplerOptions};
 use helix_model::{ChatTemplate, Message, Tokenizer};
 use std::io::{self, BufRead, IsTerminal, Write};
-
-/// Positions that a chat has room for, where the user and the model set no other.
-const DEFAULT_CONTEXT: usize = 8192;
 
 const HELP: &str = "\
 /help          this
@@ -68,7 +65,7 @@ pub fn run(args: &RunArgs, sampling: SamplerOptions, ranks: &Ranks, console: &Co
     let model = setup::open(ranks, &args.model, &args.engine, console)?;
     let template = template(&model)?;
     let tokenizer = model.tokenizer()?;
-    let room = context(args, &model, DEFAULT_CONTEXT, console);
+    let room = setup::context(args.context, &model, setup::DEFAULT_CONTEXT, console);
     let sequence = start(ranks, args, &model, (room, room), &trace, console)?;
     let mut chat = Chat {
         template,

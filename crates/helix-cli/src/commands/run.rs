@@ -35,7 +35,7 @@ pub fn run(args: RunArgs, ranks: &Ranks) -> Outcome {
         return Err(Failure::request("the prompt has no tokens of this model's"));
     }
     let needed = prompt.len().saturating_add(args.tokens);
-    let context = context(&args, &model, needed, &console);
+    let context = setup::context(args.context, &model, needed, &console);
     check_context(prompt.len(), context)?;
     let end = needed.min(context);
     let mut sequence = start(ranks, &args, &model, (context, end), &trace, &console)?;
@@ -119,19 +119,6 @@ pub fn template(model: &Model) -> Outcome<ChatTemplate> {
 /// What a template's refusal of a chat is.
 pub fn refused(error: impl std::fmt::Display) -> Failure {
     Failure::request(format!("the model's chat template: {error}"))
-}
-
-/// Positions to make room for: as many as the user says, or else `wanted`, if the model was
-/// trained for so many.
-pub fn context(args: &RunArgs, model: &Model, wanted: usize, console: &Console) -> usize {
-    let trained = model.config.context;
-    let context = args.context.unwrap_or(trained.min(wanted));
-    if context > trained {
-        console.warn(&format!(
-            "the model was trained for {trained} positions: text past them is not to be trusted"
-        ));
-    }
-    context
 }
 
 /// An engine with room for one sequence of up to `context` tokens; its layout is chosen for about
