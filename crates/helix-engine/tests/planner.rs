@@ -13,7 +13,7 @@ use helix_layout::{Layout, QkvMode, Rank};
 use helix_model::synthetic::{Experts, Spec};
 use helix_model::{Arch, Model};
 use helix_plan::costs::{self, Choices, Costs, Message, Work};
-use helix_plan::{Formats, Line, Load, Routing, Share};
+use helix_plan::{Formats, Line, Load, Part, Routing, Share};
 use helix_scheduler::{Step, Wanted};
 use std::sync::Arc;
 
@@ -52,13 +52,12 @@ impl Held {
 
 /// The planner's view of the model, with the engine's formats.
 fn planned(model: &Model, held: Held, kv_type: KvType) -> helix_plan::Model {
-    let bytes = |format: Format| format.block_bytes() as f64 / format.block_len() as f64;
-    let (plain, down) = (bytes(held.plain), bytes(held.down));
     let (kv, kv_scales) = match kv_type {
         KvType::Q8_0 => ("int8", Some((2.0, 32))),
         other => (other.name(), None),
     };
     let format = |name: &str| name.parse::<helix_plan::Format>().expect("a format");
+    let of = |of: Format| format(of.name());
     let config = &model.config;
     let windowed = (0..config.layers).filter(|&layer| config.window(layer).is_some()).count();
     helix_plan::Model {
@@ -72,16 +71,12 @@ fn planned(model: &Model, held: Held, kv_type: KvType) -> helix_plan::Model {
             .map(|positions| helix_plan::Window { layers: windowed, positions }),
         tied_head: config.tied_head,
         formats: Formats {
-            qkv: plain,
-            out: plain,
-            ffn: [plain, down],
-            shared: [plain, down],
-            experts: [plain, down],
-            router: bytes(held.router),
-            head: bytes(held.head),
             kv_scales,
             message: size_of::<f32>() as f64,
-            ..Formats::uniform(format("f32"), format(kv))
+            ..Formats::uniform(of(held.plain), format(kv))
+                .with(&[Part::FfnDown, Part::SharedDown, Part::ExpertDown], of(held.down))
+                .with(&[Part::Router], of(held.router))
+                .with(&[Part::Head], of(held.head))
         },
     }
 }

@@ -35,6 +35,6 @@ pub use model::{Model, digest};
 pub use tensor::Tensor;
 pub use tokenizer::*;
 pub use weights::{
-    AttentionWeights, DenseWeights, ExpertWeights, FfnWeights, HeadsWeights, Holdings,
+    AttentionWeights, DenseWeights, ExpertWeights, FfnWeights, HeadsWeights, HeldIn, Holdings,
     LatentWeights, LayerWeights, MoeWeights, RankWeights, SharedShards, rank_bytes,
 };

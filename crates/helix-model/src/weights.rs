@@ -12,7 +12,7 @@ use std::thread;
 use helix_kernels::{Matrix, PackError, Precision};
 use helix_layout::{Layout, Rank};
 
-pub use holdings::Holdings;
+pub use holdings::{HeldIn, Holdings};
 pub use layer::{
     AttentionWeights, DenseWeights, ExpertWeights, FfnWeights, HeadsWeights, LatentWeights,
     LayerWeights, MoeWeights,

@@ -1,7 +1,7 @@
 //! What a rank has to hold.
 
 use crate::costs::{Message, Work};
-use crate::{Costs, Line, Load};
+use crate::{Costs, Line, Load, Part};
 use serde::Serialize;
 
 /// Bytes that the busiest rank of a stage holds.
@@ -41,7 +41,8 @@ impl Capacity {
         let shape = &model.shape;
         // The fullest stage has its part of the layers, rounded up.
         let stage = shape.layers.div_ceil(pp) as f64 / shape.layers as f64;
-        let rows = share.vocab_rows as f64 * shape.hidden as f64 * model.formats.head;
+        let rows =
+            share.vocab_rows as f64 * shape.hidden as f64 * model.formats.of(Part::Head).bytes();
         // What is held is what a token reads that goes to every expert.
         let everything = Load {
             tokens: 1.0,

@@ -22,9 +22,9 @@ pub use choices::{Choices, FfnReduce, Formulas, MlaUp, Tokens};
 pub use work::{Collective, Message, Work};
 
 use crate::share::padded;
-use crate::{Line, Load, Model, Share, Sight};
+use crate::{Line, Load, Model, Part, Share, Sight};
 use helix_layout::{Degrees, MlaShape, ModelShape, MoeShape, ROW_GRANULE, Strategy};
-use work::{again, both, scaled, times};
+use work::{again, both, times};
 
 /// What lines are told to.
 pub trait Visitor {
@@ -138,7 +138,7 @@ impl Costs<'_> {
         if dense > 0.0 {
             let mut tell = |line, work, message| visitor.line(line, dense, work, message);
             tell(Line::FfnNorm, self.norm(load.tokens), None);
-            let [up, down] = self.gated(self.share.ffn_cols, load.tokens, self.model.formats.ffn);
+            let [up, down] = self.gated(self.share.ffn_cols, load.tokens, DENSE);
             tell(Line::FfnUp, up, None);
             tell(Line::FfnDown, down, None);
             self.ffn_reduce(load.tokens, dense, Costs::sliced, visitor);
@@ -149,7 +149,7 @@ impl Costs<'_> {
         tell(Line::FfnNorm, self.norm(tokens), None);
         tell(Line::Router, self.router(moe, tokens), None);
         let shared = if self.dispatches() { moe.shared_ffn } else { self.share.shared_cols };
-        let [shared_up, shared_down] = self.gated(shared, tokens, self.model.formats.shared);
+        let [shared_up, shared_down] = self.gated(shared, tokens, SHARED);
         let [up, down] = self.experts(load);
         tell(Line::FfnUp, both(shared_up, up), None);
         tell(Line::FfnDown, both(shared_down, down), None);
@@ -182,7 +182,7 @@ impl Costs<'_> {
             visitor.line(Line::OutAllReduce, 1.0, Work::default(), rows);
         }
         let rows = self.share.vocab_rows;
-        let head = self.product(rows, shape.hidden, load.wanted, formats.head);
+        let head = self.product(rows, shape.hidden, load.wanted, Part::Head);
         visitor.line(Line::Head, 1.0, both(self.norm(load.wanted), head), None);
         let ranks = self.share.ranks();
         let bytes = load.wanted * rows as f64 * formats.message;
@@ -198,12 +198,13 @@ impl Costs<'_> {
     }
 
     /// A product of `rows x cols` weights with `tokens` rows. Kernels read whole granules of rows.
-    fn product(&self, rows: usize, cols: usize, tokens: f64, bytes: f64) -> Work {
+    fn product(&self, rows: usize, cols: usize, tokens: f64, part: Part) -> Work {
         if rows == 0 || cols == 0 || tokens == 0.0 {
             return Work::default();
         }
         Work {
-            weight_bytes: padded(rows) as f64 * cols as f64 * bytes,
+            weight_bytes: padded(rows) as f64 * cols as f64 * self.model.formats.of(part).bytes(),
+            part: Some(part),
             ops: 2.0 * rows as f64 * cols as f64 * tokens,
             meets: tokens,
             launches: 1.0,
@@ -225,29 +226,29 @@ impl Costs<'_> {
     /// half, and `2 H ceil(K/TPA) Hsz`; with a gather a KVP-th of it.
     fn qkv(&self, tokens: f64) -> Work {
         let (share, hidden) = (&self.share, self.model.shape.hidden);
-        let bytes = self.model.formats.qkv;
         if let Some(mla) = &self.model.shape.mla {
             return self.latent(mla, tokens);
         }
-        let work = self.product(share.qkv_rows, hidden, tokens, bytes);
+        let work = self.product(share.qkv_rows, hidden, tokens, Part::Qkv);
         // An attention group that has none of the step's sequences reads nothing.
         let read = if work.launches > 0.0 { share.qkv_rows_read } else { 0 };
+        let bytes = self.model.formats.of(Part::Qkv).bytes();
         Work { weight_bytes: read as f64 * hidden as f64 * bytes, ..work }
     }
 
     /// MLA: the stream is compressed to the latent and, in most models, for queries; the heads'
     /// queries are made of that and absorbed by W_UK.
     fn latent(&self, mla: &MlaShape, tokens: f64) -> Work {
-        let (share, shape, bytes) = (&self.share, &self.model.shape, self.model.formats.qkv);
+        let (share, shape, part) = (&self.share, &self.model.shape, Part::Qkv);
         if share.q_heads == 0 {
             return Work::default();
         }
         let heads = share.projected_heads;
         let input = mla.q_lora.unwrap_or(shape.hidden);
-        let latent = self.product(mla.kv_lora + mla.rope, shape.hidden, tokens, bytes);
-        let compressed = self.product(mla.q_lora.unwrap_or(0), shape.hidden, tokens, bytes);
-        let queries = self.product(heads * shape.q_dim(), input, tokens, bytes);
-        let absorbed = times(self.product(mla.kv_lora, mla.nope, tokens, bytes), heads);
+        let latent = self.product(mla.kv_lora + mla.rope, shape.hidden, tokens, part);
+        let compressed = self.product(mla.q_lora.unwrap_or(0), shape.hidden, tokens, part);
+        let queries = self.product(heads * shape.q_dim(), input, tokens, part);
+        let absorbed = times(self.product(mla.kv_lora, mla.nope, tokens, part), heads as f64);
         // The two that start from the stream are one launch.
         let down = Work { launches: 1.0, ..both(latent, compressed) };
         both(both(down, queries), absorbed)
@@ -309,7 +310,7 @@ impl Costs<'_> {
     fn raise(&self, heads: usize, tokens: f64) -> Work {
         let shape = &self.model.shape;
         let Some(mla) = &shape.mla else { return Work::default() };
-        times(self.product(shape.value_dim, mla.kv_lora, tokens, self.model.formats.qkv), heads)
+        times(self.product(shape.value_dim, mla.kv_lora, tokens, Part::Qkv), heads as f64)
     }
 
     /// W_UV once for each piece.
@@ -359,16 +360,16 @@ impl Costs<'_> {
             Formulas::Corrected => share.out_cols,
             Formulas::PaperAppendix => share.q_heads * shape.value_dim,
         };
-        self.product(shape.hidden, cols, tokens, self.model.formats.out)
+        self.product(shape.hidden, cols, tokens, Part::Out)
     }
 
     /// Gate and up, and down, of `cols` columns that every token goes through.
-    fn gated(&self, cols: usize, tokens: f64, bytes: [f64; 2]) -> [Work; 2] {
+    fn gated(&self, cols: usize, tokens: f64, [up, down]: [Part; 2]) -> [Work; 2] {
         let hidden = self.model.shape.hidden;
-        let half = self.product(cols, hidden, tokens, bytes[0]);
+        let half = self.product(cols, hidden, tokens, up);
         let up = Work { launches: half.launches, ..both(half, half) };
         let activated = Work { elements: tokens * cols as f64, ..Work::default() };
-        [up, both(activated, self.product(hidden, cols, tokens, bytes[1]))]
+        [up, both(activated, self.product(hidden, cols, tokens, down))]
     }
 
     /// The experts that some token goes to, each read once.
@@ -377,17 +378,16 @@ impl Costs<'_> {
         if experts == 0.0 {
             return [Work::default(); 2];
         }
-        let each =
-            self.gated(self.share.expert_cols, expert_rows / experts, self.model.formats.experts);
-        // Experts run side by side in one grouped product.
-        each.map(|work| Work { launches: work.launches, ..scaled(work, experts) })
+        let each = self.gated(self.share.expert_cols, expert_rows / experts, EXPERTS);
+        // Their rows are gathered before, and combined after.
+        each.map(|work| both(pass(expert_rows), times(work, experts)))
     }
 
     fn router(&self, moe: &MoeShape, tokens: f64) -> Work {
         if !self.share.in_ffn || self.share.experts == 0 {
             return Work::default();
         }
-        self.product(moe.experts, self.model.shape.hidden, tokens, self.model.formats.router)
+        self.product(moe.experts, self.model.shape.hidden, tokens, Part::Router)
     }
 
     /// The sum of the FFN's results, each of whose messages is sent as `cut` has it.
@@ -438,6 +438,11 @@ impl Costs<'_> {
         Message { collective, ranks, stride, calls: 1.0, bytes, received }
     }
 }
+
+/// Gate and up, and down.
+const DENSE: [Part; 2] = [Part::FfnUp, Part::FfnDown];
+const SHARED: [Part; 2] = [Part::SharedUp, Part::SharedDown];
+const EXPERTS: [Part; 2] = [Part::ExpertUp, Part::ExpertDown];
 
 /// Tokens below which a line that goes token by token is too small to fork: the engine's
 /// `lanes.rs`.

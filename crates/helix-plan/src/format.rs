@@ -78,26 +78,55 @@ impl FromStr for Format {
     }
 }
 
-/// How a model's numbers are stored, by what they are: bytes per element are means where layers
-/// differ.
+/// The kinds of a model's matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// W_q, W_k, W_v, or MLA's projections.
+    Qkv,
+    /// W_O.
+    Out,
+    /// Gate and up of dense layers.
+    FfnUp,
+    /// Down of dense layers.
+    FfnDown,
+    /// Gate and up of shared experts.
+    SharedUp,
+    /// Down of shared experts.
+    SharedDown,
+    /// Gate and up of routed experts.
+    ExpertUp,
+    /// Down of routed experts.
+    ExpertDown,
+    /// Routers.
+    Router,
+    /// The LM head.
+    Head,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Part; 10] = [
+        Part::Qkv,
+        Part::Out,
+        Part::FfnUp,
+        Part::FfnDown,
+        Part::SharedUp,
+        Part::SharedDown,
+        Part::ExpertUp,
+        Part::ExpertDown,
+        Part::Router,
+        Part::Head,
+    ];
+}
+
+/// How a model's numbers are stored, by what they are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Formats {
-    /// The format that decides which arithmetic products run in.
+    /// What reports call the weights' format, and what cuts go between the blocks of.
     pub weights: Format,
-    /// Bytes per weight of W_q, W_k, W_v, or MLA's projections.
-    pub qkv: f64,
-    /// Of W_O.
-    pub out: f64,
-    /// Of gate and up, and of down, in dense layers.
-    pub ffn: [f64; 2],
-    /// Of gate and up, and of down, in shared experts.
-    pub shared: [f64; 2],
-    /// Of gate and up, and of down, in routed experts.
-    pub experts: [f64; 2],
-    /// Of routers.
-    pub router: f64,
-    /// Of the LM head.
-    pub head: f64,
+    /// Of each [`Part`], in their order: the arithmetic is that of the format's name, the bits are
+    /// means where layers differ.
+    pub parts: [Format; Part::ALL.len()],
     /// Keys and values.
     pub kv: Format,
     /// Bytes of a key's or value's scales for each group of as many dimensions, where there are
@@ -113,20 +142,19 @@ const BF16: f64 = 2.0;
 impl Formats {
     /// Every matrix in `weights`, keys and values in `kv`, messages in bf16.
     pub fn uniform(weights: Format, kv: Format) -> Formats {
-        let each = weights.bytes();
-        Formats {
-            weights,
-            qkv: each,
-            out: each,
-            ffn: [each; 2],
-            shared: [each; 2],
-            experts: [each; 2],
-            router: each,
-            head: each,
-            kv,
-            kv_scales: None,
-            message: BF16,
-        }
+        let parts = [weights; Part::ALL.len()];
+        Formats { weights, parts, kv, kv_scales: None, message: BF16 }
+    }
+
+    /// The same with the matrices of some parts in `format`.
+    pub fn with(mut self, parts: &[Part], format: Format) -> Formats {
+        parts.iter().for_each(|&part| self.parts[part as usize] = format);
+        self
+    }
+
+    /// How a part is stored.
+    pub fn of(&self, part: Part) -> Format {
+        self.parts[part as usize]
     }
 
     /// Bytes of a row of `dims` elements of the cache.

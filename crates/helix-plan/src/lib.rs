@@ -31,7 +31,7 @@ pub use costs::Costs;
 pub use crossover::{Crossover, Duel, Verdict, crossovers};
 pub use decode::Decode;
 pub use experts::Popularity;
-pub use format::{Format, FormatError, Formats};
+pub use format::{Format, FormatError, Formats, Part};
 pub use front::Front;
 pub use helix_scheduler::Line;
 pub use load::{Load, Routing, Sight};

@@ -5,13 +5,15 @@ use crate::machine::profile::RowKind;
 use crate::machine::{Rate, Sharing};
 use crate::network::Network;
 use crate::pipeline::{Piece, pipelined_equal};
-use crate::{Costs, Line, Load, Machine, MachineError, Model};
+use crate::{Costs, Line, Load, Machine, MachineError, Model, Part};
+use std::collections::HashSet;
 
 /// A machine as a model's steps see it.
 #[derive(Debug)]
 pub struct Timer<'m> {
     network: Network<'m>,
-    weights: Rate,
+    /// Of products, by part of the model.
+    weights: Vec<Rate>,
     attention: Rate,
     operation_s: f64,
     pass_s: f64,
@@ -104,16 +106,24 @@ impl<'m> Timer<'m> {
         let of_node = machine.ranks_per_node().map_or(ranks, |node| node.min(ranks));
         let on_node = step_bytes * of_node as f64 / ranks as f64;
         let rank = machine.rank(Sharing { ranks: of_node, threads }).reading(on_node);
-        let weights = rank.weights(model.formats.weights.name)?;
+        let (mut weights, mut notes) = (Vec::new(), Vec::from_iter(rank.note()));
+        for part in Part::ALL {
+            let of_part = rank.weights(model.formats.of(part).name)?;
+            weights.push(of_part.rate);
+            notes.extend(of_part.note);
+        }
         let row = match model.shape.mla {
             Some(_) => RowKind::Latent,
             None => RowKind::KeyValue,
         };
         let attention = rank.attention(model.formats.kv.name, row)?;
-        let notes = [rank.note(), weights.note, attention.note];
+        notes.extend(attention.note);
+        // Several parts may be of one format.
+        let mut seen = HashSet::new();
+        notes.retain(|note| seen.insert(note.clone()));
         Ok(Timer {
             network: Network::new(machine, ranks)?,
-            weights: weights.rate,
+            weights,
             attention: attention.rate,
             operation_s: rank.operation_s(),
             pass_s: rank.pass_s(),
@@ -122,7 +132,7 @@ impl<'m> Timer<'m> {
             threads: threads as f64,
             elements_per_s: rank.elements_per_s(),
             memory_bytes: rank.memory_bytes(),
-            notes: notes.into_iter().flatten().collect(),
+            notes,
         })
     }
 
@@ -156,8 +166,10 @@ impl<'m> Timer<'m> {
     /// Seconds of a line: the longer of its bytes and its arithmetic, its passes over activations,
     /// and what each of its operations costs besides.
     fn work_s(&self, work: &Work) -> f64 {
-        let weights = self.weights.seconds(work.weight_bytes, work.ops, work.meets);
-        self.busy(weights, work)
+        let of_part = |part: Part| {
+            self.weights[part as usize].seconds(work.weight_bytes, work.ops, work.meets)
+        };
+        self.busy(work.part.map_or(0.0, of_part), work)
     }
 
     fn attention_s(&self, work: &Work) -> f64 {

@@ -1,5 +1,6 @@
 //! What one rank's matrices take in memory, by what they are.
 
+use helix_kernels::Format;
 use helix_layout::{Layout, Rank};
 
 use super::shards::{Shard, head_shard, layer_shards};
@@ -25,6 +26,51 @@ pub struct Holdings {
     pub head: u64,
 }
 
+/// What matrices of one kind take in one format, in all layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldIn {
+    /// What GGUF calls them: `attn_q`, `ffn_down_exps`; `output` is the LM head.
+    pub kind: String,
+    /// That they are held in.
+    pub format: Format,
+    /// Weights.
+    pub elements: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl HeldIn {
+    /// What `rank` holds, kind by kind and format by format. Errors as [`Holdings::of`].
+    pub fn all(model: &Model, layout: &Layout, rank: Rank) -> Result<Vec<HeldIn>, ModelError> {
+        let mut all: Vec<HeldIn> = Vec::new();
+        let mut add = |kind: &str, shard: &Shard| {
+            let format = model.packed_format(&shard.name, &shard.tensor(model)?);
+            let (elements, bytes) = (shard.rows.len() * shard.cols.len(), held(model, shard)?);
+            let same = |one: &&mut HeldIn| one.kind == kind && one.format == format;
+            match all.iter_mut().find(same) {
+                Some(one) => {
+                    one.elements += elements as u64;
+                    one.bytes += bytes;
+                }
+                None => all.push(HeldIn {
+                    kind: kind.to_owned(),
+                    format,
+                    elements: elements as u64,
+                    bytes,
+                }),
+            }
+            Ok::<(), ModelError>(())
+        };
+        add("output", &head_shard(model, layout, rank))?;
+        for layer in 0..model.config.layers {
+            for shard in layer_shards(model, layout, rank, layer) {
+                add(kind(&shard), &shard)?;
+            }
+        }
+        Ok(all)
+    }
+}
+
 impl Holdings {
     /// What `rank` holds. Errors: a tensor that the layout needs is not there.
     pub fn of(model: &Model, layout: &Layout, rank: Rank) -> Result<Holdings, ModelError> {
@@ -46,8 +92,7 @@ impl Holdings {
     }
 
     fn place(&mut self, shard: &Shard) -> &mut u64 {
-        let name = shard.name.trim_end_matches(".weight");
-        match name.rsplit_once('.').map_or(name, |(_, kind)| kind) {
+        match kind(shard) {
             "attn_v_b" => &mut self.values,
             "ffn_gate" | "ffn_up" | "ffn_down" => &mut self.dense_ffn,
             "ffn_gate_inp" => &mut self.routers,
@@ -56,6 +101,12 @@ impl Holdings {
             _ => &mut self.attention,
         }
     }
+}
+
+/// What GGUF calls a layer's matrix.
+fn kind(shard: &Shard) -> &str {
+    let name = shard.name.trim_end_matches(".weight");
+    name.rsplit_once('.').map_or(name, |(_, kind)| kind)
 }
 
 /// Bytes of a shard in the format that it is held in.

@@ -1,10 +1,14 @@
 //! What a line does and says: work and messages.
 
+use crate::Part;
+
 /// What a line does on one rank, in one layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Work {
     /// Bytes of weights that products pass over.
     pub weight_bytes: f64,
+    /// What most of them are of.
+    pub part: Option<Part>,
     /// Bytes of keys and values that attention passes over.
     pub kv_bytes: f64,
     /// Multiplies and adds.
@@ -59,6 +63,7 @@ pub struct Message {
 pub(super) fn both(a: Work, b: Work) -> Work {
     Work {
         weight_bytes: a.weight_bytes + b.weight_bytes,
+        part: if a.weight_bytes >= b.weight_bytes { a.part } else { b.part },
         kv_bytes: a.kv_bytes + b.kv_bytes,
         ops: a.ops + b.ops,
         meets: a.meets.max(b.meets),
@@ -71,12 +76,15 @@ pub(super) fn both(a: Work, b: Work) -> Work {
     }
 }
 
-/// The same product of each of `heads` heads, in one launch.
-pub(super) fn times(work: Work, heads: usize) -> Work {
-    Work { launches: work.launches.min(heads as f64), ..scaled(work, heads as f64) }
+/// The same products for each of `count` heads or experts: side by side in one launch on a device,
+/// one after the other by a team of threads.
+pub(super) fn times(work: Work, count: f64) -> Work {
+    let launches = if count > 0.0 { work.launches } else { 0.0 };
+    let more = (count - 1.0).max(0.0) * work.launches;
+    Work { launches, passes: work.passes + more, ..scaled(work, count) }
 }
 
-pub(super) fn scaled(work: Work, times: f64) -> Work {
+fn scaled(work: Work, times: f64) -> Work {
     let Work { weight_bytes, kv_bytes, ops, elements, .. } = work;
     Work {
         weight_bytes: weight_bytes * times,
@@ -90,5 +98,6 @@ pub(super) fn scaled(work: Work, times: f64) -> Work {
 /// The same work on as many parts of its rows, one after the other: weights are passed over each
 /// time.
 pub(super) fn again(work: Work, parts: f64) -> Work {
-    Work { launches: work.launches * parts, ..scaled(work, parts) }
+    let Work { launches, passes, .. } = work;
+    Work { launches: launches * parts, passes: passes * parts, ..scaled(work, parts) }
 }

@@ -4,9 +4,9 @@ use crate::args::PlanArgs;
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::location;
-use helix_layout::{Layout, LayoutSpec, MlaShape, ModelShape, MoeShape, Rank, Reads, Strategy};
-use helix_model::{Config, Holdings};
-use helix_plan::{Format, Formats, Machine, Model, ModelError, Window};
+use helix_layout::{Layout, LayoutSpec, MlaShape, ModelShape, MoeShape, Rank, Strategy};
+use helix_model::{Config, HeldIn};
+use helix_plan::{Format, Formats, Machine, Model, ModelError, Part, Window};
 use std::path::Path;
 
 /// The format of weights where nothing says another: the paper's.
@@ -49,41 +49,52 @@ fn is_on_hub_or_cached(model: &Path) -> bool {
     name.starts_with("hf:") || name.contains(['/', '\\']) || location::is_cached(model)
 }
 
-/// The bytes per weight that a file's matrices take, part by part, on average over layers.
+/// How a file's matrices are stored, part by part: in the format that most of their bytes are in, with
+/// bits per weight that are means over layers.
 fn stored(file: &helix_model::Model, formats: &Formats) -> Outcome<Formats> {
-    let shape = file.shape();
-    let whole = Layout::new(&shape, LayoutSpec::new(Strategy::Helix, 1, 1))?;
-    let (held, elements) = (Holdings::of(file, &whole, Rank(0))?, Reads::held(&whole, Rank(0), 1));
-    let layers = held.total() - held.head;
-    let mean = layers as f64 / elements.layer_weights() as f64;
-    // Arithmetic is that of the nearest format.
-    let names = ["q4_0", "q4_1", "q5_0", "q5_1", "q6_k", "q8_0", "bf16", "f32"];
-    let known = names.iter().filter_map(|name| name.parse::<Format>().ok());
-    let off = |format: &Format| (format.bytes() - mean).abs();
-    let nearest = known.min_by(|a, b| off(a).total_cmp(&off(b)));
-    let nearest = nearest.ok_or_else(|| Failure::request("no format is known"))?;
+    let whole = Layout::new(&file.shape(), LayoutSpec::new(Strategy::Helix, 1, 1))?;
+    let held = HeldIn::all(file, &whole, Rank(0))?;
+    let in_layers = held.iter().filter(|one| part(&one.kind) != Part::Head);
+    let weights = mean(in_layers)?.unwrap_or(formats.weights);
     // What a model has none of takes what the others do.
-    let each = |bytes: u64, elements: u64| match elements {
-        0 => mean,
-        elements => bytes as f64 / elements as f64,
+    let mut found = Formats::uniform(weights, formats.kv);
+    for of in Part::ALL {
+        if let Some(format) = mean(held.iter().filter(|one| part(&one.kind) == of))? {
+            found = found.with(&[of], format);
+        }
+    }
+    Ok(found)
+}
+
+/// What matrices are of a kind that GGUF names.
+fn part(kind: &str) -> Part {
+    match kind {
+        "output" => Part::Head,
+        "attn_output" => Part::Out,
+        "ffn_gate" | "ffn_up" => Part::FfnUp,
+        "ffn_down" => Part::FfnDown,
+        "ffn_gate_inp" => Part::Router,
+        "ffn_gate_exps" | "ffn_up_exps" => Part::ExpertUp,
+        "ffn_down_exps" => Part::ExpertDown,
+        "ffn_gate_shexp" | "ffn_up_shexp" => Part::SharedUp,
+        "ffn_down_shexp" => Part::SharedDown,
+        _ => Part::Qkv,
+    }
+}
+
+/// The format of most bytes, with the bits per weight of all; none where there are no weights.
+fn mean<'a>(held: impl Iterator<Item = &'a HeldIn> + Clone) -> Outcome<Option<Format>> {
+    let sum = |of: fn(&HeldIn) -> u64| held.clone().map(of).sum::<u64>();
+    let of_format = |format| held.clone().filter(move |one| one.format == format);
+    let bytes = |one: &&HeldIn| of_format(one.format).map(|one| one.bytes).sum::<u64>();
+    let Some(most) = held.clone().max_by_key(bytes) else { return Ok(None) };
+    let name = match most.format {
+        helix_kernels::Format::F8E4M3 => "fp8",
+        format => format.name(),
     };
-    let columns = |layers: usize, columns: usize| (layers * shape.hidden * columns) as u64;
-    let moe = shape.moe.as_ref();
-    let attention = each(held.attention + held.values, elements.qkv + elements.out);
-    let dense = each(held.dense_ffn, columns(shape.dense_layers(), 3 * shape.ffn));
-    let of_moe = |bytes, of: &dyn Fn(&MoeShape) -> usize| {
-        each(bytes, moe.map_or(0, |moe| columns(moe.layers, of(moe))))
-    };
-    Ok(Formats {
-        qkv: attention,
-        out: attention,
-        ffn: [dense; 2],
-        shared: [of_moe(held.shared_experts, &|moe| 3 * moe.shared_ffn); 2],
-        experts: [each(held.experts, elements.experts); 2],
-        router: of_moe(held.routers, &|moe| moe.experts),
-        head: each(held.head, elements.head),
-        ..Formats::uniform(Format { bits: mean * 8.0, ..nearest }, formats.kv)
-    })
+    let format: Format = name.parse().map_err(Failure::request)?;
+    let bits = 8.0 * sum(|one| one.bytes) as f64 / sum(|one| one.elements) as f64;
+    Ok(Some(Format { bits, ..format }))
 }
 
 /// The planner's view of a configuration.
