@@ -10,7 +10,7 @@ mod timing;
 mod transport;
 
 pub use engine::EngineArgs;
-pub use layout::LayoutArgs;
+pub use layout::{Expected, LayoutArgs};
 pub use plan::PlanArgs;
 pub use probe::ProbeArgs;
 pub use sampling::SamplingArgs;

@@ -58,28 +58,33 @@ pub struct LayoutArgs {
     hardware: Option<PathBuf>,
 }
 
+/// What a command is about to run, as far as a layout is chosen for it.
+#[derive(Clone, Copy)]
+pub struct Expected {
+    /// Sequences that decode one token each in a step.
+    pub batch: usize,
+    /// Positions of each, about.
+    pub context: usize,
+    /// Links between ranks, where they are emulated.
+    pub links: Option<Delay>,
+}
+
+impl Expected {
+    /// One sequence, over links as they are.
+    pub fn one(context: usize) -> Expected {
+        Expected { batch: 1, context, links: None }
+    }
+}
+
 impl LayoutArgs {
-    /// The layout that is asked for, for steps that decode one token of each of `batch` sequences of
-    /// about `context`. A choice that the user left open is explained on the console.
+    /// The layout that is asked for, for what is to be run. A choice that the user left open is
+    /// explained on the console.
     pub fn resolve(
         &self,
         ranks: &Ranks,
         model: &Model,
         engine: &EngineArgs,
-        (batch, context): (usize, usize),
-        console: &Console,
-    ) -> Outcome<Layout> {
-        self.resolve_over(None, ranks, model, engine, (batch, context), console)
-    }
-
-    /// As [`LayoutArgs::resolve`], of ranks whose links are emulated if such are given.
-    pub fn resolve_over(
-        &self,
-        links: Option<Delay>,
-        ranks: &Ranks,
-        model: &Model,
-        engine: &EngineArgs,
-        (batch, context): (usize, usize),
+        Expected { batch, context, links }: Expected,
         console: &Console,
     ) -> Outcome<Layout> {
         let asked = self.with_count(ranks);

@@ -3,7 +3,7 @@
 mod compare;
 
 use self::compare::{Comparison, Planner};
-use crate::args::BenchArgs;
+use crate::args::{BenchArgs, Expected};
 use crate::bandwidth::read_gb_s;
 use crate::console::{Bar, Console, Unit};
 use crate::failure::{Failure, Outcome};
@@ -68,8 +68,8 @@ pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
     let planner =
         planner.map(|machine| Planner::new(machine, &model, args.engine.kv_type())).transpose()?;
     let batch = tests.iter().map(|test| test.batch).max().unwrap_or(1);
-    let layout =
-        args.layout.resolve_over(delay, ranks, &model, &args.engine, (batch, depth), &console)?;
+    let expected = Expected { batch, context: depth, links: delay };
+    let layout = args.layout.resolve(ranks, &model, &args.engine, expected, &console)?;
     let options = EngineOptions {
         max_context: longest,
         max_sequences: batch,

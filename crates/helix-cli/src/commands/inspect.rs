@@ -3,7 +3,7 @@
 mod formulas;
 mod holdings;
 
-use crate::args::InspectArgs;
+use crate::args::{Expected, InspectArgs};
 use crate::console::Console;
 use crate::failure::Outcome;
 use crate::figures::bytes;
@@ -36,7 +36,8 @@ pub fn run(args: InspectArgs, ranks: &Ranks) -> Outcome {
     contexts.dedup();
     let longest = contexts.last().copied().unwrap_or(trained);
     let kv_type = args.engine.kv_type();
-    let layout = args.layout.resolve(ranks, &model, &args.engine, (1, longest), &console)?;
+    let layout =
+        args.layout.resolve(ranks, &model, &args.engine, Expected::one(longest), &console)?;
     let ranks = layout
         .all_ranks()
         .map(|rank| RankView::new(&model, &layout, rank, &args.engine, &contexts))

@@ -1,6 +1,6 @@
 //! `helix logits`: a file with the logits of every position.
 
-use crate::args::LogitsArgs;
+use crate::args::{Expected, LogitsArgs};
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
 use crate::processes::Ranks;
@@ -23,7 +23,8 @@ pub fn run(args: LogitsArgs, ranks: &Ranks) -> Outcome {
     let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let tokens = &args.tokens;
     check_tokens(tokens, &model)?;
-    let layout = args.layout.resolve(ranks, &model, &args.engine, (1, tokens.len()), &console)?;
+    let expected = Expected::one(tokens.len());
+    let layout = args.layout.resolve(ranks, &model, &args.engine, expected, &console)?;
     let step = tokens.len().min(STEP_TOKENS);
     let options = EngineOptions {
         max_context: tokens.len(),

@@ -3,7 +3,7 @@
 //! The definition is that of llama.cpp's `tools/perplexity`, so that figures compare.
 
 use super::run::read_text;
-use crate::args::PerplexityArgs;
+use crate::args::{Expected, PerplexityArgs};
 use crate::console::{Console, Unit};
 use crate::failure::{Failure, Outcome};
 use crate::figures::rounded;
@@ -39,7 +39,7 @@ pub fn run(args: PerplexityArgs, ranks: &Ranks) -> Outcome {
         let trained = model.config.context;
         console.warn(&format!("chunks of {size} are past the {trained} that it was trained for"));
     }
-    let layout = args.layout.resolve(ranks, &model, &args.engine, (1, size), &console)?;
+    let layout = args.layout.resolve(ranks, &model, &args.engine, Expected::one(size), &console)?;
     let options = EngineOptions {
         max_context: size,
         max_logits: SCORED_TOKENS,

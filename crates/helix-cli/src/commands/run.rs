@@ -1,7 +1,7 @@
 //! `helix run`: text from a prompt.
 
 use super::chat;
-use crate::args::RunArgs;
+use crate::args::{Expected, RunArgs};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::figures::{self, Spread};
@@ -131,7 +131,7 @@ pub fn start(
     trace: &Trace,
     console: &Console,
 ) -> Outcome<Sequence> {
-    let layout = args.layout.resolve(ranks, model, &args.engine, (1, length), console)?;
+    let layout = args.layout.resolve(ranks, model, &args.engine, Expected::one(length), console)?;
     let options = EngineOptions {
         max_context: context,
         trace: trace.events(),
