@@ -42,12 +42,34 @@ pub(crate) fn add_sum(
     parts: Chunks<'_>,
     finish: Finish<'_>,
 ) {
+    add(lanes, x, hidden, finish, |row, y| parts.sum(row * hidden..(row + 1) * hidden, y));
+}
+
+/// The stream `x [rows, hidden]` takes `sums` of the same shape.
+pub(crate) fn add_rows(
+    lanes: &mut Lanes,
+    x: &mut [f32],
+    sums: &[f32],
+    hidden: usize,
+    finish: Finish<'_>,
+) {
+    add(lanes, x, hidden, finish, |row, y| y.copy_from_slice(&sums[row * hidden..][..hidden]));
+}
+
+/// The stream takes in each row what `write` gives of it.
+fn add(
+    lanes: &mut Lanes,
+    x: &mut [f32],
+    hidden: usize,
+    finish: Finish<'_>,
+    write: impl Fn(usize, &mut [f32]) + Sync,
+) {
     let rows = x.len() / hidden;
     let stream = SharedRows::new(x, hidden);
     lanes.by_token(rows, |lane| {
         while let Some((row, x)) = stream.next() {
             let y = &mut lane.row[..hidden];
-            parts.sum(row * hidden..(row + 1) * hidden, y);
+            write(row, y);
             finish.add(x, y);
         }
     });
@@ -66,25 +88,6 @@ pub(crate) fn sum_columns(
     lanes.by_token(rows, |_| {
         while let Some((row, sums)) = sums.next() {
             parts.sum(row * len..(row + 1) * len, &mut sums[columns.clone()]);
-        }
-    });
-}
-
-/// The stream `x [rows, hidden]` takes `sums` of the same shape.
-pub(crate) fn add_rows(
-    lanes: &mut Lanes,
-    x: &mut [f32],
-    sums: &[f32],
-    hidden: usize,
-    finish: Finish<'_>,
-) {
-    let rows = x.len() / hidden;
-    let stream = SharedRows::new(x, hidden);
-    lanes.by_token(rows, |lane| {
-        while let Some((row, x)) = stream.next() {
-            let y = &mut lane.row[..hidden];
-            y.copy_from_slice(&sums[row * hidden..][..hidden]);
-            finish.add(x, y);
         }
     });
 }
