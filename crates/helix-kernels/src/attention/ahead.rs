@@ -5,12 +5,10 @@
 //! over all tiles of rows that go through the chunk one after another. How much is asked for does
 //! not depend on what a chunk's rows see.
 
-use std::slice::{ChunksExact, Iter};
-
 use super::CHUNK_TOKENS;
 use super::element::Element;
 use crate::arch::lanes::{LANES, Lanes};
-use crate::kv::{BLOCK_TOKENS, KvView};
+use crate::kv::KvView;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -27,8 +25,8 @@ const NEAR: usize = 2 << 10;
 /// Lines asked for while 16 probabilities are computed.
 const LINES_PER_VECTOR: usize = 1;
 
-/// Vectors that are asked for together: a row of a block's keys, or of a tile of values.
-const ROW_VECTORS: usize = BLOCK_TOKENS / LANES;
+/// Behind all memory.
+const NOWHERE: *const u8 = std::ptr::without_provenance(usize::MAX);
 
 /// A chunk's page and the next one, as one run of bytes, and where asking has come to.
 pub(super) struct Ahead<'a> {
@@ -46,7 +44,8 @@ impl<'a> Ahead<'a> {
     #[inline(always)]
     pub(super) fn new(kv: &KvView<'a>, index: usize, tiles: usize) -> Ahead<'a> {
         let here = kv.page(index);
-        let next = kv.table.get(index + 1).map_or(&[][..], |_| kv.page(index + 1));
+        // Behind the last page comes nothing: what is here already is asked for again.
+        let next = kv.table.get(index + 1).map_or(here, |_| kv.page(index + 1));
         let share = here.len() / tiles;
         // The first tile reads all of the page.
         let at = (here.len() - share + LEAD).next_multiple_of(LINE);
@@ -54,26 +53,23 @@ impl<'a> Ahead<'a> {
         Ahead { here, next, at, share, vectors }
     }
 
-    /// For a tile's work of so many steps on `vectors` of keys, or of values, each; what they read
-    /// starts at byte `from` of the page, `stride` vectors for each step.
+    /// For a tile's work of so many steps on `vectors` of keys, or of values, each.
     #[inline(always)]
     pub(super) fn products<E: Element>(
         &mut self,
         rows: usize,
-        (steps, vectors): (usize, usize),
-        (from, stride): (usize, usize),
-    ) -> Asks<'a, E> {
+        steps: usize,
+        vectors: usize,
+    ) -> Asks {
         let left = self.share - self.per_row(rows) * rows;
-        let mut asks = self.take(left / 2 * (steps * vectors) / self.vectors, steps);
-        asks.near = E::rows(self.here.get(from + NEAR..).unwrap_or(&[])).chunks_exact(stride);
-        asks.reads = vectors;
-        asks
+        let bytes = left / 2 * (steps * vectors) / self.vectors;
+        self.take(bytes, steps, (vectors * size_of::<E::Row>()).div_ceil(LINE))
     }
 
     /// For the probabilities of one of a tile's rows: a step is a vector.
     #[inline(always)]
-    pub(super) fn probabilities<E: Element>(&mut self, rows: usize) -> Asks<'a, E> {
-        self.take(self.per_row(rows), CHUNK_TOKENS / LANES)
+    pub(super) fn probabilities(&mut self, rows: usize) -> Asks {
+        self.take(self.per_row(rows), CHUNK_TOKENS / LANES, LINES_PER_VECTOR)
     }
 
     /// Bytes for the probabilities of one of a tile's rows; for all of them, half a page at most.
@@ -81,24 +77,25 @@ impl<'a> Ahead<'a> {
         (CHUNK_TOKENS / LANES * LINES_PER_VECTOR * LINE).min(self.share / (2 * rows))
     }
 
-    /// The next `bytes`, or a little more, over so many steps.
+    /// The next `bytes`, or a little more, over so many steps, so many `lines` at a time.
     #[inline(always)]
-    fn take<E: Element>(&mut self, bytes: usize, steps: usize) -> Asks<'a, E> {
-        let rows = bytes.div_ceil(ROW_VECTORS * size_of::<E::Row>());
-        let (from, here) = (self.at, self.here.len());
-        self.at += rows * ROW_VECTORS * size_of::<E::Row>();
-        let part = |page: &'a [u8], from: usize, to: usize| {
-            let part = &page[from.min(page.len())..to.min(page.len())];
-            E::rows(part).as_chunks().0.iter()
+    fn take(&mut self, bytes: usize, steps: usize, lines: usize) -> Asks {
+        let every = steps / bytes.div_ceil(lines * LINE).clamp(1, steps.max(1));
+        let (here, next) = (self.here.as_ptr_range(), self.next.as_ptr());
+        let (at, end) = match self.at.checked_sub(self.here.len()) {
+            None => (here.start.wrapping_add(self.at), here.end),
+            Some(at) => (next.wrapping_add(at), NOWHERE),
         };
-        Asks {
-            here: part(self.here, from, self.at),
-            next: part(self.next, from.saturating_sub(here), self.at.saturating_sub(here)),
-            near: [].chunks_exact(1),
-            reads: 0,
-            every: steps / rows.clamp(1, steps.max(1)),
-            wait: 0,
-        }
+        self.at += steps / every.max(1) * lines * LINE;
+        Asks { at, end, next, lines, every, wait: 0 }
+    }
+}
+
+/// Fetches what is read [`NEAR`] bytes behind some vectors.
+#[inline(always)]
+pub(super) fn fetch_near<S: Lanes, E: Element, const N: usize>(s: S, vectors: &[E::Row; N]) {
+    for vector in (0..N).step_by(E::ROWS_PER_LINE) {
+        s.prefetch_near(vectors.as_ptr().wrapping_add(vector).wrapping_byte_add(NEAR));
     }
 }
 
@@ -128,36 +125,32 @@ impl<'a> NextPage<'a> {
     }
 }
 
-/// Rows to ask for, one every so many steps.
-pub(super) struct Asks<'a, E: Element> {
-    here: Iter<'a, [E::Row; ROW_VECTORS]>,
-    next: Iter<'a, [E::Row; ROW_VECTORS]>,
-    /// What is read soon, step by step.
-    near: ChunksExact<'a, E::Row>,
-    /// Vectors of those that are.
-    reads: usize,
+/// Lines to ask for, some every so many steps.
+pub(super) struct Asks {
+    at: *const u8,
+    /// Where the page that is worked on ends, and the next one starts, which is not left.
+    end: *const u8,
+    next: *const u8,
+    lines: usize,
     every: usize,
     wait: usize,
 }
 
-impl<E: Element> Asks<'_, E> {
+impl Asks {
     /// Before each step.
     #[inline(always)]
     pub(super) fn step<S: Lanes>(&mut self, s: S) {
-        if let Some(row) = self.near.next() {
-            for vector in (0..self.reads).step_by(E::ROWS_PER_LINE) {
-                s.prefetch_near(&row[vector]);
-            }
-        }
         if self.wait > 0 {
             self.wait -= 1;
             return;
         }
         self.wait = self.every - 1;
-        if let Some(row) = self.here.next().or_else(|| self.next.next()) {
-            for vector in (0..ROW_VECTORS).step_by(E::ROWS_PER_LINE) {
-                s.prefetch(&row[vector]);
-            }
+        if self.at >= self.end {
+            (self.at, self.end) = (self.next, NOWHERE);
         }
+        for line in 0..self.lines {
+            s.prefetch(self.at.wrapping_add(line * LINE));
+        }
+        self.at = self.at.wrapping_add(self.lines * LINE);
     }
 }

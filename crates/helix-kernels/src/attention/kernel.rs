@@ -9,7 +9,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, fetch_near};
 use super::element::{BF16, Element, F16, F32};
 use super::{CHUNK_TOKENS, Scratch, Sees, Span, TILE_ROWS, state_len};
 use crate::arch::lanes::{Kernel, LANES, Lanes, exp2_falling};
@@ -169,7 +169,7 @@ impl Tile<'_, '_> {
         for (((state, scores), seen), top) in rows.zip(self.seen).zip(tops) {
             let (o, sums) = state.split_last_chunk_mut().expect("a state");
             o.fill(0.0);
-            let mut ahead = self.ahead.probabilities::<E>(self.seen.len());
+            let mut ahead = self.ahead.probabilities(self.seen.len());
             *sums = [top, probabilities(s, scores, *seen, top, || ahead.step(s))];
         }
     }
@@ -259,16 +259,13 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, '_, E, R, 
         let (block, vector) = (self.vector / BLOCK_VECTORS, self.vector % BLOCK_VECTORS);
         let at = block * shape.key_block_bytes();
         let keys = &block_rows::<E>(&self.page.bytes[at..])[..dims];
-        let mut ahead = self.ahead.products::<E>(
-            R,
-            (dims, P),
-            (at + vector * size_of::<E::Row>(), BLOCK_VECTORS),
-        );
+        let mut ahead = self.ahead.products::<E>(R, dims, P);
         let mut sums = [[s.splat(0.0); P]; R];
         for d in 0..dims {
             ahead.step(s);
             let mut k = [s.splat(0.0); P];
             let row: &[E::Row; P] = keys[d][vector..].first_chunk().expect("a block");
+            fetch_near::<S, E, P>(s, row);
             for p in 0..P {
                 k[p] = E::load(s, &row[p]);
             }
@@ -326,12 +323,11 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, '_, E, R, 
         let tile = &E::rows(&self.page.bytes[shape.values()..])[before / LANES..];
         let values = &tile[within..];
         let p: &[Row; R] = self.scores.first_chunk().expect("a whole tile");
-        let first = before / LANES + within + self.tokens.start * vectors;
-        let from = shape.values() + first * size_of::<E::Row>();
-        let mut ahead = self.ahead.products::<E>(R, (self.tokens.len(), N), (from, vectors));
+        let mut ahead = self.ahead.products::<E>(R, self.tokens.len(), N);
         for token in self.tokens.clone() {
             ahead.step(s);
             let value: &[E::Row; N] = values[token * vectors..].first_chunk().expect("a tile");
+            fetch_near::<S, E, N>(s, value);
             let mut v = [s.splat(0.0); N];
             for n in 0..N {
                 v[n] = E::load(s, &value[n]);

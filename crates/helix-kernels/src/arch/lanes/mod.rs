@@ -87,11 +87,12 @@ pub(crate) trait Lanes: Copy {
     /// The largest lane; of values that are not NaN.
     fn largest(self, x: Self::F) -> f32;
 
-    /// Asks for the cache line where `at` starts, soon, in the second-level cache.
-    fn prefetch<T>(self, at: &T);
+    /// Asks for the cache line where `at` starts, soon, in the second-level cache. It may lie anywhere.
+    fn prefetch<T>(self, at: *const T);
 
-    /// Asks for the cache line where `at` starts, very soon, in the first-level cache.
-    fn prefetch_near<T>(self, at: &T);
+    /// Asks for the cache line where `at` starts, very soon, in the first-level cache. It may lie
+    /// anywhere.
+    fn prefetch_near<T>(self, at: *const T);
 
     /// Runs a kernel with this instruction set's code generation.
     fn run<K: Kernel>(self, kernel: K) -> K::Output;

@@ -215,10 +215,10 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
 
     /// Left to the processor, whose prefetchers follow the pages' lines.
     #[inline(always)]
-    fn prefetch<T>(self, _: &T) {}
+    fn prefetch<T>(self, _: *const T) {}
 
     #[inline(always)]
-    fn prefetch_near<T>(self, _: &T) {}
+    fn prefetch_near<T>(self, _: *const T) {}
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {

@@ -121,10 +121,10 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, _: &T) {}
+    fn prefetch<T>(self, _: *const T) {}
 
     #[inline(always)]
-    fn prefetch_near<T>(self, _: &T) {}
+    fn prefetch_near<T>(self, _: *const T) {}
 
     #[inline(always)]
     fn run<K: Kernel>(self, kernel: K) -> K::Output {
