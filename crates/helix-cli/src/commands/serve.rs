@@ -1,6 +1,6 @@
 //! `helix serve`: OpenAI's API over one engine.
 
-use crate::args::ServeArgs;
+use crate::args::{Expected, ServeArgs};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::processes::Ranks;
@@ -26,7 +26,8 @@ pub fn run(args: ServeArgs, ranks: &Ranks) -> Outcome {
         console.note("note: this model has no chat template: it serves /v1/completions alone");
     }
     let context = setup::context(args.context, &model, setup::DEFAULT_CONTEXT, &console);
-    let layout = args.layout.resolve(ranks, &model, &args.engine, (parallel, context), &console)?;
+    let expected = Expected { batch: parallel, context, links: None };
+    let layout = args.layout.resolve(ranks, &model, &args.engine, expected, &console)?;
     let options = EngineOptions {
         max_context: context,
         max_sequences: parallel,
