@@ -91,11 +91,12 @@ impl<'a> Ahead<'a> {
     }
 }
 
-/// Fetches what is read [`NEAR`] bytes behind some vectors.
+/// Fetches what is read [`NEAR`] bytes behind some that are read together.
 #[inline(always)]
-pub(super) fn fetch_near<S: Lanes, E: Element, const N: usize>(s: S, vectors: &[E::Row; N]) {
-    for vector in (0..N).step_by(E::ROWS_PER_LINE) {
-        s.prefetch_near(vectors.as_ptr().wrapping_add(vector).wrapping_byte_add(NEAR));
+pub(super) fn fetch_near<S: Lanes, T, const N: usize>(s: S, read: &[T; N]) {
+    let at = read.as_ptr().cast::<u8>().wrapping_add(NEAR);
+    for line in (0..size_of::<[T; N]>()).step_by(LINE) {
+        s.prefetch_near(at.wrapping_add(line));
     }
 }
 

@@ -19,7 +19,7 @@
 
 use std::ops::Range;
 
-use super::ahead::NextPage;
+use super::ahead::{NextPage, fetch_near};
 use super::kernel::{Row, largest, probabilities};
 use super::{CHUNK_TOKENS, Sees, Span, state_len};
 use crate::activations::Sub;
@@ -358,6 +358,7 @@ impl<const R: usize, const P: usize> Job for Score<'_, '_, R, P> {
             }
             for (quad, key) in keys.iter().enumerate() {
                 let key: &[_; P] = key[within..].first_chunk().expect("P divides a block");
+                fetch_near(l, key);
                 let k = key.each_ref().map(|key| l.bytes(key));
                 for r in 0..R {
                     for p in 0..P {
@@ -542,6 +543,7 @@ impl Values<'_, '_> {
             for quad in some..(self.tokens.end / QUAD).min(some + LANES) {
                 let codes = &self.codes[quad * self.stride + first..];
                 let v: &[_; N] = codes.first_chunk().expect("N vectors");
+                fetch_near(l, v);
                 let v = v.each_ref().map(|v| l.bytes(v));
                 for r in 0..R {
                     for n in 0..N {

@@ -6,8 +6,6 @@ use crate::arch::lanes::{LANES, Lanes};
 pub(super) trait Element {
     /// Bytes of sixteen elements.
     type Row: Copy + 'static;
-    /// Rows in a cache line of 64 bytes.
-    const ROWS_PER_LINE: usize = 64 / size_of::<Self::Row>();
 
     /// Whole rows of a page's part.
     fn rows(bytes: &[u8]) -> &[Self::Row];

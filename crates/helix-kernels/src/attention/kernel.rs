@@ -265,7 +265,7 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, '_, E, R, 
             ahead.step(s);
             let mut k = [s.splat(0.0); P];
             let row: &[E::Row; P] = keys[d][vector..].first_chunk().expect("a block");
-            fetch_near::<S, E, P>(s, row);
+            fetch_near(s, row);
             for p in 0..P {
                 k[p] = E::load(s, &row[p]);
             }
@@ -327,7 +327,7 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, '_, E, R, 
         for token in self.tokens.clone() {
             ahead.step(s);
             let value: &[E::Row; N] = values[token * vectors..].first_chunk().expect("a tile");
-            fetch_near::<S, E, N>(s, value);
+            fetch_near(s, value);
             let mut v = [s.splat(0.0); N];
             for n in 0..N {
                 v[n] = E::load(s, &value[n]);
