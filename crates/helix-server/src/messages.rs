@@ -1,7 +1,7 @@
 //! `messages` of a chat: roles and text, and nothing else.
 
 use crate::error::ApiError;
-use crate::fields::{Fields, read, wrong};
+use crate::fields::{Fields, read, shown, wrong};
 use helix_model::Message;
 use serde_json::value::RawValue;
 
@@ -25,7 +25,7 @@ fn message(raw: &RawValue, index: usize) -> Result<Message, ApiError> {
     let place = fields.place("role");
     let role = role.ok_or_else(|| missing(&place))?;
     if !ROLES.contains(&role.as_str()) {
-        let roles = ROLES.join(", ");
+        let (role, roles) = (shown(&role), ROLES.join(", "));
         return Err(ApiError::field(
             &place,
             format!("{place} is {role:?}: this server knows the roles {roles}"),
@@ -39,7 +39,7 @@ fn message(raw: &RawValue, index: usize) -> Result<Message, ApiError> {
     };
     let says = |(name, raw): &(&str, &RawValue)| !EMPTY.contains(&(*name, raw.get()));
     if let Some((name, _)) = fields.left().find(says) {
-        let place = fields.place(name);
+        let place = fields.place(&shown(name));
         let message =
             format!("{place} is not supported: a message here has a role and content, no more");
         return Err(ApiError::field(&place, message));

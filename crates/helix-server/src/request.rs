@@ -260,7 +260,7 @@ fn stream(fields: &mut Fields<'_>) -> Result<Option<Stream>, ApiError> {
     // Padding against observers, which Helix does not add, and which is no part of the answer.
     let _: Option<bool> = options.take("include_obfuscation", "true or false")?;
     if let Some((name, _)) = options.left().next() {
-        let place = options.place(name);
+        let place = options.place(&shown(name));
         return Err(ApiError::field(&place, format!("{place} is not known")));
     }
     Ok(Some(Stream { usage: usage.unwrap_or(false) }))

@@ -1,6 +1,7 @@
 //! What bodies ask for, beside what `tests/limits.rs` has refused.
 
 use super::*;
+use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
 
 fn completion(fields: &str) -> Ask {
     let body = format!("{{\"prompt\":\"x\"{fields}}}");
@@ -53,4 +54,76 @@ fn fields_are_taken_as_they_are() {
     assert_eq!(ask.stream, Some(Stream { usage: true }));
     assert_eq!(completion(",\"top_k\":-1").sampling.top_k, 0);
     assert_eq!(completion(",\"stop\":[]").stops, [""; 0]);
+}
+
+/// Values of every kind, some of them what a field wants.
+fn values() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        any::<bool>().prop_map(|value| value.to_string()),
+        any::<i64>().prop_map(|value| value.to_string()),
+        any::<f64>()
+            .prop_filter("JSON has none", |value| value.is_finite())
+            .prop_map(|value| { format!("{value:e}") }),
+        any::<String>().prop_map(|text| serde_json::to_string(&text).expect("JSON")),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        let names = prop::sample::select(vec!["role", "content", "type", "text", "x"]);
+        let fields = prop::collection::vec((names, inner.clone()), 0..4);
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(|list| format!("[{}]", list.join(","))),
+            fields.prop_map(|fields| {
+                let field = |(name, value)| format!("\"{name}\":{value}");
+                format!("{{{}}}", fields.into_iter().map(field).collect::<Vec<_>>().join(","))
+            }),
+        ]
+    })
+}
+
+/// Bodies of fields that exist, with any values.
+fn bodies() -> impl Strategy<Value = String> {
+    const OWN: [&str; 13] = [
+        "model",
+        "prompt",
+        "messages",
+        "max_tokens",
+        "temperature",
+        "top_k",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "ignore_eos",
+        "user",
+        "nobody",
+    ];
+    let names: Vec<&str> = OWN.into_iter().chain(UNSUPPORTED.map(|(name, _)| name)).collect();
+    let fields = prop::collection::btree_map(prop::sample::select(names), values(), 0..6);
+    fields.prop_map(|mut fields| {
+        fields.entry("prompt").or_insert("[65]".into());
+        fields.entry("messages").or_insert("[{\"role\":\"user\",\"content\":\"x\"}]".into());
+        let field = |(name, value)| format!("\"{name}\":{value}");
+        format!("{{{}}}", fields.into_iter().map(field).collect::<Vec<_>>().join(","))
+    })
+}
+
+proptest! {
+    /// What is accepted is within the limits that the rest relies on; what is not is explained.
+    #[test]
+    fn any_body_is_a_request_or_a_refusal(body in prop_oneof![bodies(), any::<String>()]) {
+        for endpoint in [Endpoint::Chat, Endpoint::Completions] {
+            match Ask::parse(endpoint, body.as_bytes()) {
+                Ok(ask) => {
+                    assert!(ask.max_new_tokens > 0 && ask.stops.len() <= MAX_STOPS);
+                    assert!(ask.stops.iter().all(|stop| !stop.is_empty()));
+                    assert!(ask.sampling.validate().is_ok());
+                }
+                Err(error) => {
+                    let text = crate::wire::text(&error.body());
+                    assert!(text.contains("\"message\":\""), "{text}");
+                    assert!(text.len() < 1000, "{text}");
+                }
+            }
+        }
+    }
 }

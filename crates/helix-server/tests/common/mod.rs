@@ -169,7 +169,8 @@ impl Iterator for Pieces {
         let mut line = String::new();
         while self.0.read_line(&mut line).expect("a line") > 0 {
             match line.trim_end() {
-                "" => line.clear(),
+                // A colon alone says that the server is alive.
+                "" | ":" => line.clear(),
                 text => return Some(text.strip_prefix("data: ").expect("data").to_owned()),
             }
         }
