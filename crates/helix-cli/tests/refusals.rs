@@ -274,3 +274,18 @@ fn machines_that_are_none_are_refused() {
         assert!(stderr(&output).contains(words), "{line}: {}", stderr(&output));
     }
 }
+
+#[test]
+fn servers() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    check(&[
+        ("serve MODEL --parallel 4 --step-tokens 3", &["--step-tokens 3", "at least 4"]),
+        ("serve MODEL --parallel 0", &["--parallel", "1..=1024"]),
+        ("serve MODEL --port 70000", &["--port", "70000"]),
+        ("serve no-such-model --port 0", &["there is no file or directory no-such-model"]),
+        ("serve MODEL --host nowhere.invalid", &["cannot listen at nowhere.invalid port 8080"]),
+    ]);
+    let line = format!("serve MODEL --port {port}");
+    refused(&line, &run(&line), &[&format!("cannot listen at 127.0.0.1 port {port}"), "in use"]);
+}

@@ -3,10 +3,9 @@
 
 mod common;
 
-use common::{interrupt, run_with, start, stderr, stdout};
+use common::{interrupt, run_with, start, status, stderr, stdout};
 use std::io::{Read, Write};
 use std::process::Child;
-use std::time::{Duration, Instant};
 
 /// Generates for as long as nobody stops it.
 const ENDLESS: &str = "--ignore-eos -n 1000000 -c 1000000";
@@ -16,19 +15,6 @@ fn first_words(child: &mut Child) {
     let mut bytes = [0; 16];
     let out = child.stdout.as_mut().expect("a pipe");
     assert!(out.read(&mut bytes).expect("a pipe") > 0, "it said nothing");
-}
-
-/// The exit status, which must come soon.
-fn status(child: &mut Child) -> Option<i32> {
-    let end = Instant::now() + Duration::from_secs(60);
-    while Instant::now() < end {
-        if let Some(status) = child.try_wait().expect("a child") {
-            return status.code();
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let _ = child.kill();
-    panic!("it does not end");
 }
 
 fn complaints(mut child: Child) -> String {

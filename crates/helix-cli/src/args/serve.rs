@@ -9,8 +9,8 @@ use std::path::PathBuf;
 #[command(after_help = "Endpoints: POST /v1/chat/completions and /v1/completions, whole or as \
     streams; GET /v1/models, /health and /metrics (Prometheus). Nobody is asked who they are: \
     past 127.0.0.1, put something in front that does.\n\n\
-    Ctrl-C refuses new requests, finishes those that were taken on, and ends (status 0); a second \
-    one ends at once (status 130).\n\n\
+    Ctrl-C (or SIGTERM) refuses new requests, finishes those that were taken on, and ends (status \
+    0); a second one ends at once (status 130, or 143).\n\n\
     Examples:\n  \
     helix serve model.gguf --parallel 8 -c 16384\n  \
     curl http://127.0.0.1:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \

@@ -37,20 +37,19 @@ pub fn run(args: ServeArgs, ranks: &Ranks) -> Outcome {
     };
     let engine = setup::start(ranks, &model, layout, options, &console)?;
     let name = args.name.clone().unwrap_or_else(|| name(&args.model));
-    console.note(&format!(
-        "serving {name} at http://{address}/v1\n{}, {} threads per rank; {parallel} sequences at \
-         once, of {context} positions each; {queue} requests may wait",
-        engine.layout(),
-        options.threads_per_rank,
-    ));
+    let threads = options.threads_per_rank;
+    let says = format!(
+        "serving {name} at http://{address}/v1\n{layout}, {threads} threads per rank; {parallel} \
+         sequences at once, of {context} positions each; {queue} requests may wait",
+    );
     let served = Served { name, tokenizer, template, max_waiting: queue };
     let server = Server::start(listener, engine, served)?;
     let handle = server.handle();
-    let noted = console;
     interrupt::install_with(move || {
-        noted.note("\nfinishing what runs; Ctrl-C again ends at once");
+        console.note("\nfinishing what runs; Ctrl-C again ends at once");
         handle.drain();
     })?;
+    console.note(&says);
     Ok(server.run()?)
 }
 
@@ -74,7 +73,16 @@ fn name(model: &Path) -> String {
     }
     let name = model.canonicalize().ok().unwrap_or_else(|| model.to_owned());
     let name = name.file_name().map_or(text.clone(), |name| name.to_string_lossy());
-    name.strip_suffix(".gguf").unwrap_or(&name).to_owned()
+    let name = name.strip_suffix(".gguf").unwrap_or(&name);
+    without_part(name).unwrap_or(name).to_owned()
+}
+
+/// The name of a file that is a part of a split one, such as `NAME-00001-of-00003`, without that.
+fn without_part(name: &str) -> Option<&str> {
+    let (rest, count) = name.rsplit_once("-of-")?;
+    let (name, index) = rest.rsplit_once('-')?;
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+    (is_number(index) && is_number(count)).then_some(name)
 }
 
 #[cfg(test)]
@@ -88,6 +96,8 @@ mod tests {
             ("SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct"),
             ("/models/Qwen3/", "Qwen3"),
             ("hf:org/name@main", "org/name"),
+            ("a-00001-of-00003.gguf", "a"),
+            ("house-of-00003.gguf", "house-of-00003"),
         ];
         for (model, expected) in cases {
             assert_eq!(name(Path::new(model)), expected);
