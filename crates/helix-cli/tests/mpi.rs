@@ -3,6 +3,7 @@
 mod common;
 #[path = "../../helix-engine/tests/launch/mod.rs"]
 mod launch;
+mod serving;
 
 #[cfg(not(feature = "mpi"))]
 #[test]
@@ -17,9 +18,10 @@ fn the_command_over_mpi() {
 mod with_mpi {
     use super::common::{directory, file, helix, json, model, model_bytes, stderr, stdout};
     use super::launch::{mpirun, within};
+    use super::serving::Served;
     use helix_model::config::Arch;
     use helix_model::synthetic::{Spec, gguf};
-    use serde_json::Value;
+    use serde_json::{Value, json};
     use std::path::Path;
     use std::process::{Child, Command, Output};
     use std::time::{Duration, Instant};
@@ -323,6 +325,37 @@ mod with_mpi {
         assert!(text.contains("rank 1"), "{text}");
         // Their last words are theirs to say when the launcher ends them.
         assert!(text.contains("waited for rank 1"), "{text}");
+    }
+
+    #[test]
+    fn a_server_over_processes_says_what_it_says_over_threads_until_a_rank_is_lost() {
+        let Some(mut command) = mpirun(2) else { return };
+        add(&mut command, "serve MODEL --port 0 -t 1 --precise --kvp 2 --comm-timeout 2 -c 120000");
+        let mut served = Served::new(command.spawn().expect("mpirun starts"));
+        let mut asked = json!({"prompt": "hello", "max_tokens": 20, "temperature": 0,
+            "ignore_eos": true});
+        let (status, document) = served.post("/v1/completions", &asked);
+        let run = json("run MODEL -p hello -n 20 --ignore-eos -t 1 --precise --kvp 2");
+        assert_eq!((status, &document["choices"][0]["text"]), (200, &run["text"]));
+        // Longer than ranks wait for each other: they know that nothing is to be done.
+        std::thread::sleep(Duration::from_secs(5));
+        assert_eq!(served.post("/v1/completions", &asked).0, 200);
+
+        let other = process(served.child.id(), 1).expect("rank 1");
+        asked["max_tokens"] = json!(100_000);
+        let (status, document) = std::thread::scope(|scope| {
+            let answer = scope.spawn(|| served.post("/v1/completions", &asked));
+            std::thread::sleep(Duration::from_millis(500));
+            signal("STOP", other);
+            answer.join().expect("an answer")
+        });
+        assert_eq!(status, 500, "{document}");
+        let message = document["error"]["message"].as_str().expect("words");
+        assert!(message.contains("waited for rank 1") || message.contains("rank 1 "), "{message}");
+        let status = super::common::status(&mut served.child);
+        let words = served.words();
+        assert_eq!(status, Some(1), "{words}");
+        assert!(words.contains("error: rank 0"), "{words}");
     }
 
     #[test]
