@@ -12,7 +12,7 @@ use helix_plan::{Format, Formats, Front, Machine, PlanError, Point};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let path = std::env::args().nth(1).ok_or("give the file to write, such as docs/paper.md")?;
-    let text = page()?;
+    let text = wrapped(&page()?);
     std::fs::write(&path, &text).map_err(|error| format!("{path}: cannot write it: {error}"))?;
     println!("wrote {path}");
     Ok(())
@@ -36,6 +36,36 @@ fn page() -> Result<String, Box<dyn std::error::Error>> {
     gb300(&mut text)?;
     crossovers(&mut text)?;
     Ok(text)
+}
+
+/// The most characters of a line, but for a row of a table.
+const WIDTH: usize = 120;
+
+/// The text with its long lines broken between words; what belongs to a list's item is indented.
+fn wrapped(text: &str) -> String {
+    let mut all = String::new();
+    for line in text.lines() {
+        if line.starts_with('|') {
+            all += line;
+            all.push('\n');
+            continue;
+        }
+        let indent = if line.starts_with("- ") || line.starts_with("  ") { "  " } else { "" };
+        let (mut broken, mut words) = (String::new(), line.split(' '));
+        broken += words.next().unwrap_or_default();
+        for word in words {
+            if broken.chars().count() + 1 + word.chars().count() > WIDTH {
+                all += &broken;
+                all.push('\n');
+                broken = format!("{indent}{word}");
+            } else {
+                broken = format!("{broken} {word}");
+            }
+        }
+        all += &broken;
+        all.push('\n');
+    }
+    all
 }
 
 fn intro() -> String {
