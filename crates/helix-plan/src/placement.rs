@@ -308,32 +308,17 @@ impl Space {
             let choices = Choices { tokens: Tokens::Dispatched, ..self.choices };
             all.push(Placement { spec, pp, choices, hopb: false });
         }
-        let qkvs = QkvMode::ALL.into_iter().filter(|&mode| match self.qkv {
-            Some(fixed) => mode == fixed,
-            None => shards || mode == QkvMode::Replicate,
-        });
-        for qkv in qkvs {
-            // Medha exposes its communication; without shards there is nothing to hide.
-            let hides = shards && strategy != Strategy::Medha;
-            let hopbs = [true, false].into_iter().filter(|&on| match (hides, self.hopb) {
-                (true, Some(fixed)) => on == fixed,
-                (true, None) => true,
-                (false, _) => !on,
-            });
-            for hopb in hopbs {
-                let latent = shape.mla.is_some() && shards;
-                let ups = [MlaUp::After, MlaUp::Before].into_iter();
-                let ups = ups.filter(|&up| match (latent, self.mla_up) {
-                    (true, Some(fixed)) => up == fixed,
-                    (true, None) => true,
-                    (false, _) => up == MlaUp::After,
-                });
-                for mla_up in ups {
-                    let two_stages = degrees.tpf > 1 && degrees.ep > 1;
-                    let grid = two_stages && strategy != Strategy::Medha;
-                    let reduces = [FfnReduce::World, FfnReduce::Grid].into_iter();
-                    for ffn_reduce in reduces.filter(|&r| r == FfnReduce::World || grid) {
-                        let spec = LayoutSpec { degrees, strategy, kv_block: self.kv_block, qkv };
+        // Medha exposes its communication; without shards there is nothing to hide.
+        let hides = shards && strategy != Strategy::Medha;
+        let latent = shape.mla.is_some() && shards;
+        let grid = degrees.tpf > 1 && degrees.ep > 1 && strategy != Strategy::Medha;
+        let differ = shards || self.qkv.is_some();
+        for qkv in open(QkvMode::ALL, differ, self.qkv, QkvMode::Replicate) {
+            let spec = LayoutSpec { degrees, strategy, kv_block: self.kv_block, qkv };
+            for hopb in open([true, false], hides, self.hopb, false) {
+                let (ups, reduces) = (MlaUp::ALL, FfnReduce::ALL);
+                for mla_up in open(ups, latent, self.mla_up, MlaUp::After) {
+                    for ffn_reduce in open(reduces, grid, None, FfnReduce::World) {
                         let choices = Choices { mla_up, ffn_reduce, ..self.choices };
                         all.push(Placement { spec, pp, choices, hopb });
                     }
@@ -341,6 +326,17 @@ impl Space {
             }
         }
     }
+}
+
+/// What a choice may be: the plain one where they do not `differ`, or else what is fixed, or all.
+fn open<T: Copy + PartialEq>(
+    all: [T; 2],
+    differ: bool,
+    fixed: Option<T>,
+    plain: T,
+) -> impl Iterator<Item = T> {
+    let only = if differ { fixed } else { Some(plain) };
+    all.into_iter().filter(move |&one| only.is_none_or(|only| one == only))
 }
 
 /// Every grid of a strategy over the ranks of one stage.

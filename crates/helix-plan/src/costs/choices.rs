@@ -27,6 +27,11 @@ pub enum MlaUp {
     After,
 }
 
+impl MlaUp {
+    /// Both.
+    pub const ALL: [MlaUp; 2] = [MlaUp::After, MlaUp::Before];
+}
+
 /// How the FFN's results come together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FfnReduce {
@@ -34,6 +39,11 @@ pub enum FfnReduce {
     World,
     /// One in the expert group, one across groups.
     Grid,
+}
+
+impl FfnReduce {
+    /// Both.
+    pub const ALL: [FfnReduce; 2] = [FfnReduce::World, FfnReduce::Grid];
 }
 
 /// How tokens of attention groups come to experts.
