@@ -6,8 +6,8 @@ mod messages;
 use super::wire::{Buffer, MpiError, Requests, Wire};
 use crate::GROUPS;
 use helix_layout::split;
-use messages::MESSAGE_BYTES;
 pub(crate) use messages::{Lost, Tag};
+use messages::{MESSAGE_BYTES, SIGNS};
 use std::ffi::c_int;
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub(crate) struct Progress {
     /// [`Tag::Alive`], out and in.
     pulse: Requests<u8>,
     heard: Requests<u8>,
+    /// By rank: its last message was received.
+    left: Vec<bool>,
     polls: u32,
 }
 
@@ -119,12 +121,16 @@ impl Progress {
     pub(crate) fn new(wire: Wire) -> Progress {
         let others = wire.size().saturating_sub(1).max(1);
         let alarm_bytes = 2 * size_of::<u64>();
+        let signs = Buffer::new(SIGNS.len());
+        // SAFETY: nobody else has the buffer.
+        unsafe { signs.write(0..SIGNS.len()) }.copy_from_slice(&SIGNS);
         Progress {
             outbox: Requests::new(Arc::new(Buffer::new(MESSAGE_BYTES)), others),
             inbox: Requests::new(Arc::new(Buffer::new(MESSAGE_BYTES)), 1),
             alarm: Requests::new(Arc::new(Buffer::new(alarm_bytes)), others + 1),
-            pulse: Requests::new(Arc::new(Buffer::new(1)), others),
+            pulse: Requests::new(Arc::new(signs), 2 * others),
             heard: Requests::new(Arc::new(Buffer::new(1)), 1),
+            left: vec![false; wire.size()],
             incoming: None,
             lost: None,
             polls: 0,

@@ -8,17 +8,18 @@ use crate::{Link, World, WorldError, allowed_processors, share};
 use mpi::Threading;
 use mpi::environment::Universe;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 /// Polls of a wait before the core is given away in between: a poll takes about a microsecond.
 const POLLS: u32 = 16;
 /// How often the communication thread looks whether there is something to do.
 const NAP: Duration = Duration::from_micros(50);
-/// The same, when there has been nothing for [`NAPS`] naps.
-const SLEEP: Duration = Duration::from_millis(1);
+/// Naps without anything to do after which it waits to be woken.
 const NAPS: u32 = 200;
+/// How often messages are moved while a rank waits for its end.
+const SLEEP: Duration = Duration::from_millis(1);
 /// How often ranks let hear of themselves in the time that others wait for them.
 const PULSES: u32 = 5;
 /// How long a rank that gives up stays, so that the others take note of it and can say so.
@@ -45,6 +46,8 @@ pub struct MpiWorld {
     size: usize,
     neighbours: Vec<usize>,
     processors: Vec<usize>,
+    /// How long others may be silent at the end.
+    patience: Option<Duration>,
 }
 
 /// What the ends of groups, the communication thread and the world have in common.
@@ -52,6 +55,9 @@ pub(crate) struct Shared {
     progress: Mutex<Progress>,
     /// Something is on its way.
     busy: AtomicBool,
+    /// The communication thread, where it drives messages, and whether it waits to be woken.
+    driver: OnceLock<Thread>,
+    parked: AtomicBool,
     /// Threads that wait, and poll themselves.
     waiting: AtomicUsize,
     stop: AtomicBool,
@@ -79,7 +85,22 @@ impl Shared {
 
     /// There is something to drive. Called while the lock is held.
     pub(crate) fn set_busy(&self) {
-        self.busy.store(true, Ordering::Relaxed);
+        self.busy.store(true, Ordering::SeqCst);
+        if self.parked.load(Ordering::SeqCst)
+            && let Some(driver) = self.driver.get()
+        {
+            driver.unpark();
+        }
+    }
+
+    /// The communication thread waits until there is something to drive, at most for `most`.
+    fn park(&self, most: Duration) {
+        self.parked.store(true, Ordering::SeqCst);
+        // Either it is seen here, or who sets it sees `parked`.
+        if !self.busy.load(Ordering::SeqCst) {
+            std::thread::park_timeout(most);
+        }
+        self.parked.store(false, Ordering::SeqCst);
     }
 
     /// Drives messages until `done` has something.
@@ -167,6 +188,8 @@ impl MpiWorld {
         let shared = Arc::new(Shared {
             progress: Mutex::new(Progress::new(wire)),
             busy: AtomicBool::new(false),
+            driver: OnceLock::new(),
+            parked: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             ended,
@@ -179,6 +202,7 @@ impl MpiWorld {
             size,
             neighbours,
             processors: share(&allowed, own),
+            patience: None,
         })
     }
 
@@ -188,13 +212,18 @@ impl MpiWorld {
     /// # Errors
     /// The system refuses a thread.
     pub fn drive(&mut self, mode: CommThread, patience: Duration) -> Result<(), WorldError> {
+        self.patience = Some(patience);
         if self.size > 1 {
             let (shared, pulse) = (Arc::clone(&self.shared), patience / PULSES);
             let spawned = std::thread::Builder::new()
                 .name("helix-comm".to_owned())
                 .spawn(move || drive(&shared, mode, pulse));
             let none = |error| refused(&format!("the system refuses a thread: {error}"));
-            self.thread = Some(spawned.map_err(none)?);
+            let thread = spawned.map_err(none)?;
+            if mode != CommThread::Off {
+                self.shared.driver.get_or_init(|| thread.thread().clone());
+            }
+            self.thread = Some(thread);
         }
         Ok(())
     }
@@ -235,6 +264,31 @@ impl MpiWorld {
                 && self.shared.lock().hears(from).is_ok_and(|heard| heard);
             if !alive {
                 return Err(self.error(wait, from, "let hear of itself", patience));
+            }
+        }
+    }
+
+    /// Says this rank's last message and waits for the others': the library wants none left over
+    /// at its end. Whether all have come.
+    fn part(&self) -> bool {
+        let mut progress = self.shared.lock();
+        let (said, mut others) = (progress.say_last(), progress.listeners());
+        drop(progress);
+        said.is_ok() && others.all(|other| self.sees_off(other))
+    }
+
+    /// Waits until `other` has left, which may take it long while it is alive.
+    fn sees_off(&self, other: usize) -> bool {
+        loop {
+            let mut heard = false;
+            let wait = self.shared.wait(self.patience, |progress| {
+                heard |= progress.hears(other)?;
+                Ok(progress.has_left(other).then_some(()))
+            });
+            match wait {
+                Ok(()) => return true,
+                Err(Wait::Late) if heard => {}
+                Err(_) => return false,
             }
         }
     }
@@ -323,15 +377,15 @@ impl Drop for MpiWorld {
         if std::thread::panicking() {
             self.abort();
         }
-        let lost = self.is_broken();
-        if lost {
+        if self.is_broken() {
             self.shared.say_farewell();
         }
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             let _ = thread.join();
         }
-        if lost {
+        if self.is_broken() || !self.part() {
             std::mem::forget(self.universe.take());
         }
     }
@@ -341,21 +395,31 @@ fn refused(problem: &dyn std::fmt::Display) -> WorldError {
     WorldError::Start(problem.to_string())
 }
 
-/// The communication thread.
+/// The communication thread. Where it drives no messages, or there are none, it sleeps until it is
+/// time for a sign of life.
 fn drive(shared: &Shared, mode: CommThread, pulse: Duration) {
     let mut idle = 0u32;
     let mut beaten: Option<Instant> = None;
     while !shared.stop.load(Ordering::Relaxed) {
-        if beaten.is_none_or(|beaten| beaten.elapsed() > pulse) {
+        let since = beaten.map(|beaten| beaten.elapsed());
+        let rest = since.map_or(Duration::ZERO, |since| pulse.saturating_sub(since));
+        if rest.is_zero() {
             beaten = Some(Instant::now());
             // Whoever can't be told misses it, which is what it is for.
             let _ = shared.lock().beat();
+            continue;
         }
-        let needed = mode != CommThread::Off && shared.busy.load(Ordering::Relaxed);
+        if mode == CommThread::Off {
+            std::thread::park_timeout(rest);
+            continue;
+        }
+        let needed = shared.busy.load(Ordering::Relaxed);
         if !needed || shared.waiting.load(Ordering::Relaxed) > 0 {
             idle = if needed { 0 } else { idle.saturating_add(1) };
-            let rests = idle > NAPS || mode == CommThread::Off;
-            std::thread::sleep(if rests { SLEEP } else { NAP });
+            match idle > NAPS {
+                true => shared.park(rest),
+                false => std::thread::sleep(NAP.min(rest)),
+            }
             continue;
         }
         idle = 0;

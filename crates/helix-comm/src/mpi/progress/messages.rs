@@ -4,6 +4,7 @@
 use super::{GROUP_TAGS, Progress};
 use crate::mpi::wire::MpiError;
 use std::ffi::c_int;
+use std::ops::Range;
 
 /// Tags of messages outside collectives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,9 +15,14 @@ pub(crate) enum Tag {
     Reply,
     /// A rank gives up, and says because of whom.
     Lost,
-    /// Between the front end and each other rank: it is alive.
+    /// Between the front end and each other rank: it is alive, or has nothing more to say.
     Alive,
 }
+
+/// What a rank says as [`Tag::Alive`]: that it lives, and as its last message that it leaves.
+pub(super) const SIGNS: [u8; 2] = [ALIVE, LEAVES];
+const ALIVE: u8 = 0;
+const LEAVES: u8 = 1;
 
 /// The longest.
 pub(super) const MESSAGE_BYTES: usize = 4 << 20;
@@ -75,14 +81,26 @@ impl Progress {
     /// last time.
     pub(crate) fn beat(&mut self) -> Result<(), MpiError> {
         self.pulse.test()?;
-        if self.pulse.is_empty() {
-            let to = if self.rank() == 0 { 1..self.size() } else { 0..1 };
-            for to in to {
-                // SAFETY: nobody ever writes the byte.
-                unsafe { self.wire.send(&mut self.pulse, 0..1, (to, to), Tag::Alive as c_int)? };
-            }
+        if self.pulse.is_empty() { self.sign(ALIVE) } else { Ok(()) }
+    }
+
+    /// Tells those that [`Progress::beat`] tells that this was its last message.
+    pub(crate) fn say_last(&mut self) -> Result<(), MpiError> {
+        self.sign(LEAVES)
+    }
+
+    fn sign(&mut self, sign: u8) -> Result<(), MpiError> {
+        let at = usize::from(sign);
+        for to in self.listeners() {
+            // SAFETY: nobody writes the bytes after the start.
+            unsafe { self.wire.send(&mut self.pulse, at..at + 1, (to, to), Tag::Alive as c_int)? };
         }
         Ok(())
+    }
+
+    /// Ranks that hear this one's signs of life, and that it hears.
+    pub(crate) fn listeners(&self) -> Range<usize> {
+        if self.rank() == 0 { 1..self.size() } else { 0..1 }
     }
 
     /// Whether `from` has let hear of itself since the last call.
@@ -90,13 +108,22 @@ impl Progress {
         let mut heard = false;
         while self.wire.probe(Some(from), Tag::Alive as c_int)?.is_some() {
             heard = true;
-            // SAFETY: nobody reads the byte.
-            unsafe { self.wire.receive(&mut self.heard, 0..1, (from, from), Tag::Alive as c_int)? };
-            while !self.heard.is_empty() {
-                self.heard.test()?;
-            }
+            // SAFETY: nobody touches the byte until it is there.
+            let sign = unsafe {
+                self.wire.receive(&mut self.heard, 0..1, (from, from), Tag::Alive as c_int)?;
+                while !self.heard.is_empty() {
+                    self.heard.test()?;
+                }
+                self.heard.buffer().read(0..1)[0]
+            };
+            self.left[from] |= sign == LEAVES;
         }
         Ok(heard)
+    }
+
+    /// Whether the last message of `from` was heard.
+    pub(crate) fn has_left(&self, from: usize) -> bool {
+        self.left[from]
     }
 
     /// Starts to send a message to each of `to`; the one before must be gone.
