@@ -235,6 +235,7 @@ fn world(args: &TransportArgs, threads: Option<usize>) -> Outcome<Arc<dyn World>
         .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&ended)))
         .map_err(|error| Failure::running(format!("cannot handle signals: {error}")))?;
     let mut world = MpiWorld::join(ended)?;
+    check_launcher(world.size())?;
     let spare = threads.is_some_and(|threads| threads < world.processors().len());
     let mode = match args.comm_thread {
         CommThreadArg::Auto if spare => CommThread::Eager,
@@ -244,6 +245,27 @@ fn world(args: &TransportArgs, threads: Option<usize>) -> Outcome<Arc<dyn World>
     };
     world.drive(mode, args.deadline())?;
     Ok(Arc::new(world))
+}
+
+/// How launchers tell their processes how many they are: Open MPI's, MPICH's and Slurm's.
+#[cfg(feature = "mpi")]
+const COUNTS: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
+
+/// Refuses a world of one where a launcher has started more: each would do all of the work.
+#[cfg(feature = "mpi")]
+fn check_launcher(ranks: usize) -> Outcome {
+    let started = |name: &&'static str| {
+        let count = std::env::var(name).ok()?.parse::<usize>().ok()?;
+        (count > 1).then_some((*name, count))
+    };
+    match COUNTS.iter().find_map(started) {
+        Some((name, count)) if ranks == 1 => Err(Failure::request(format!(
+            "{count} processes ({name}) were started, and MPI brought none of them together: the \
+             launcher is of another MPI than this helix was built with, or srun speaks another PMI \
+             (srun --mpi=pmix for Open MPI, --mpi=pmi2 for MPICH)"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(not(feature = "mpi"))]

@@ -17,7 +17,7 @@ fn the_command_over_mpi() {
 #[cfg(feature = "mpi")]
 mod with_mpi {
     use super::common::{directory, file, helix, json, model, model_bytes, stderr, stdout};
-    use super::launch::{mpirun, within};
+    use super::launch::{is_hydra, mpirun, within};
     use super::serving::Served;
     use helix_model::config::Arch;
     use helix_model::synthetic::{Spec, gguf};
@@ -66,7 +66,7 @@ mod with_mpi {
 
     #[test]
     fn commands_say_what_they_say_over_threads() {
-        let line = format!("run MODEL -p {PROMPT} -n 20 --ignore-eos -t 1");
+        let line = format!("run MODEL -p {PROMPT} -n 20 --ignore-eos -t 1 --reduce-slices 2");
         let threads = json(&format!("{line} --ranks 2"));
         let Some(processes) = json_on(2, &line) else { return };
         for field in ["text", "tokens", "layout", "stop"] {
@@ -257,14 +257,13 @@ mod with_mpi {
         }
     }
 
-    /// The process of a rank that `launcher` has started.
+    /// The process of a rank that `launcher` has started, itself or through a daemon of this host.
     fn process(launcher: u32, rank: usize) -> Option<u32> {
-        let is_rank = |pid: &u32| {
-            let parent = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let parent = parent.rsplit(')').next().unwrap_or_default().split_whitespace().nth(1);
+        let is_rank = |&pid: &u32| {
             let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             let names = ["OMPI_COMM_WORLD_RANK", "PMI_RANK"];
-            parent == Some(&launcher.to_string())
+            let parent = parent_of(pid);
+            (parent == Some(launcher) || parent.and_then(parent_of) == Some(launcher))
                 && environ.split(|byte| *byte == 0).any(|pair| {
                     names.iter().any(|name| pair == format!("{name}={rank}").as_bytes())
                 })
@@ -272,6 +271,11 @@ mod with_mpi {
         let all = std::fs::read_dir("/proc").expect("processes").flatten();
         let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         pids.into_iter().find(is_rank)
+    }
+
+    fn parent_of(pid: u32) -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
     }
 
     /// Whether a process has used half a second of a processor: more than its start takes.
@@ -322,9 +326,30 @@ mod with_mpi {
         let text = stderr(&output);
         assert!(!output.status.success(), "{text}");
         assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+        if is_hydra() {
+            let text = stdout(&output);
+            assert!(text.contains("BAD TERMINATION"), "{text}");
+            assert!(text.contains(&format!("PID {} ", pids[1])), "{text}");
+            return;
+        }
         assert!(text.contains("rank 1"), "{text}");
         // Their last words are theirs to say when the launcher ends them.
         assert!(text.contains("waited for rank 1"), "{text}");
+    }
+
+    /// As where `mpirun` and `helix` are of different MPIs, or `srun` speaks another PMI.
+    #[test]
+    fn worlds_of_one_beside_each_other_are_refused() {
+        let line = format!("run MODEL -p {PROMPT} -n 8 -t 1");
+        for name in ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"] {
+            let mut command = helix(words(&line));
+            command.env(name, "2").args(["--transport", "mpi"]);
+            let output = command.output().expect("helix");
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{name}: {text}");
+            assert!(text.contains(&format!("2 processes ({name})")), "{name}: {text}");
+            assert_eq!(stdout(&output), "", "{name}");
+        }
     }
 
     #[test]

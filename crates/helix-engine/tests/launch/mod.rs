@@ -5,14 +5,35 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// A launcher of `processes` processes of this machine; `None`, said in one line, where there is
-/// none.
-pub fn mpirun(processes: usize) -> Option<Command> {
-    if Command::new("mpirun").arg("--version").output().is_err() {
-        println!("skipped: there is no mpirun on the PATH");
-        return None;
+/// Names a launcher other than `mpirun`, as where several MPIs are installed: `mpirun.mpich`.
+const LAUNCHER: &str = "HELIX_MPIRUN";
+
+fn name() -> String {
+    std::env::var(LAUNCHER).unwrap_or_else(|_| "mpirun".to_owned())
+}
+
+/// What the launcher says of itself.
+fn version() -> Option<String> {
+    match Command::new(name()).arg("--version").output() {
+        Ok(output) => Some(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(error) => {
+            assert!(std::env::var_os(LAUNCHER).is_none(), "{LAUNCHER}={}: {error}", name());
+            println!("skipped: there is no mpirun on the PATH");
+            None
+        }
     }
-    let mut command = Command::new("mpirun");
+}
+
+/// Whether the launcher is MPICH's Hydra, which ends all ranks without a word when one was killed.
+pub fn is_hydra() -> bool {
+    version().is_some_and(|version| version.contains("HYDRA"))
+}
+
+/// A launcher of `processes` processes of this machine; `None`, said in one line, where there is
+/// none. One that was named has to be there.
+pub fn mpirun(processes: usize) -> Option<Command> {
+    version()?;
+    let mut command = Command::new(name());
     command.args(["-n", &processes.to_string()]);
     // More processes than cores, as whoever tests: Open MPI asks to be told. Others don't mind.
     let settings = [
