@@ -24,21 +24,18 @@ fn halves(words: __m256i) -> [__m256; 2] {
     [_mm256_cvtph_ps(low), _mm256_cvtph_ps(high)]
 }
 
-/// `sum + Σ_i x[i]·w[4·row + [0, 2, 1, 3][i]]`.
-#[inline(always)]
-fn dot_split(sum: Pair, w: Pair, x: [i16; 4]) -> Pair {
-    let pair = |i: usize| i32::from(x[i] as u16) | i32::from(x[i + 1]) << 16;
-    let one = |sum: __m256i, w: __m256i| {
-        // SAFETY: the callers are methods of `Avx2`, which proves that the instructions exist.
-        unsafe {
-            let (even, odd) =
-                (_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srli_epi16::<8>(w));
-            let even = _mm256_madd_epi16(even, _mm256_set1_epi32(pair(0)));
-            let odd = _mm256_madd_epi16(odd, _mm256_set1_epi32(pair(2)));
-            _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
-        }
-    };
-    [one(sum[0], w[0]), one(sum[1], w[1])]
+/// `sum + Σ_c w[4·row + c]·x[c]`; of `x` the even words, then the odd ones, in every lane.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn dot_split(sum: Pair, w: Pair, x: [__m256i; 2]) -> Pair {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn one(sum: __m256i, w: __m256i, x: [__m256i; 2]) -> __m256i {
+        let (even, odd) = (_mm256_and_si256(w, _mm256_set1_epi16(255)), _mm256_srli_epi16::<8>(w));
+        let (even, odd) = (_mm256_madd_epi16(even, x[0]), _mm256_madd_epi16(odd, x[1]));
+        _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
+    }
+    [one(sum[0], w[0], x), one(sum[1], w[1], x)]
 }
 
 /// How [`Dots::turn`] orders sixteen bytes: a dimension's four tokens, then the next one's.
@@ -118,12 +115,23 @@ impl Dots for Avx2 {
     /// Even and odd columns apart, as words: pairs of products of bytes would not fit 16 bits.
     #[inline(always)]
     fn dot_wide(self, sum: Pair, w: Pair, x: &[i8; 4]) -> Pair {
-        dot_split(sum, w, [x[0], x[2], x[1], x[3]].map(i16::from))
+        let x = i32::from_ne_bytes([x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8]);
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let x = _mm256_set1_epi32(x);
+            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
+            dot_split(sum, w, [even, _mm256_srai_epi16::<8>(x)])
+        }
     }
 
     #[inline(always)]
     fn dot_words(self, sum: Pair, v: Pair, w: &[i16; QUAD]) -> Pair {
-        dot_split(sum, v, *w)
+        let pairs: *const i32 = w.as_ptr().cast();
+        // SAFETY: see the top of the implementation.
+        unsafe {
+            let (a, b) = (pairs.read_unaligned(), pairs.add(1).read_unaligned());
+            dot_split(sum, v, [_mm256_set1_epi32(a), _mm256_set1_epi32(b)])
+        }
     }
 
     #[inline(always)]
