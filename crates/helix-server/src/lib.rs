@@ -2,7 +2,7 @@
 //!
 //! One thread owns the [`Engine`](helix_engine::Engine) and runs steps (`worker.rs`): whoever calls
 //! [`Server::run`]. Another one has all connections (`http.rs`), reads requests (`request.rs`),
-//! turns them into [`Job`](job::Job)s and sends what comes back (`answer.rs`). Between them are
+//! turns them into jobs (`job.rs`) and sends what comes back (`answer.rs`). Between them are
 //! channels: a job carries the sender of its own text, and a receiver that is gone cancels it.
 #![forbid(unsafe_code)]
 
