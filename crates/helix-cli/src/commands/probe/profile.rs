@@ -131,16 +131,21 @@ fn of_cores(findings: &Findings, cores: usize) -> Cores {
 
 /// The part that comes from memory.
 fn cache(missed: &[Missed]) -> Cache {
-    // More bytes never come from a cache more often: what says so is noise.
+    let mut cache = Cache { step_mb: Vec::new(), missed: Vec::new() };
     let mut most = 0.0;
-    let parts = missed.iter().map(|missed| {
+    for missed in missed {
+        // More bytes never come from a cache more often: what says so is noise.
         most = f64::max(most, missed.part.median);
-        rounded(most, 3)
-    });
-    Cache {
-        missed: parts.collect(),
-        step_mb: missed.iter().map(|missed| digits(missed.bytes as f64 / 1e6)).collect(),
+        let step_mb = digits(missed.bytes as f64 / 1e6);
+        // Where there are no more matrices a larger footprint is the one before.
+        if cache.step_mb.last().is_some_and(|&before| step_mb <= before) {
+            cache.step_mb.pop();
+            cache.missed.pop();
+        }
+        cache.step_mb.push(step_mb);
+        cache.missed.push(rounded(most, 3));
     }
+    cache
 }
 
 /// The links between ranks, the nearest first.
