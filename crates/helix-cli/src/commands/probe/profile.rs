@@ -270,3 +270,21 @@ fn collectives(times: &[CollectiveTime]) -> Vec<Collective> {
     }
     rows
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use helix_engine::probe::Sample;
+
+    #[test]
+    fn footprints_that_hold_the_same_matrices_are_one_point() {
+        let missed = [(10, 0.25), (40, 0.125), (40, 0.5), (40, 0.75), (90, 1.0)];
+        let missed = missed.map(|(mb, part)| Missed {
+            bytes: mb * 1_000_000,
+            part: Sample { median: part, min: part, max: part },
+        });
+        let cache = cache(&missed);
+        assert_eq!(cache.step_mb, [10.0, 40.0, 90.0]);
+        assert_eq!(cache.missed, [0.25, 0.75, 1.0]);
+    }
+}
