@@ -160,17 +160,22 @@ impl Case<'_> {
             let at = Rank(rank);
             let (traffic, members) = match line {
                 Line::QkvGather | Line::AllToAll => {
-                    (&mut planned.kvp, self.layout.kvp_group(at).len())
+                    (&mut planned.kvp, self.layout.kvp_group(at).collect::<Vec<_>>())
                 }
                 Line::FfnAllReduce if grid => {
                     stage += 1;
-                    let members =
-                        [self.layout.expert_group(at).len(), self.layout.ep_peers(at).len()];
-                    (&mut planned.experts[(stage - 1) % 2], members[(stage - 1) % 2])
+                    let members = match stage % 2 {
+                        1 => self.layout.expert_group(at).map(|rank| rank.0).collect(),
+                        _ => self.layout.ep_peers(at).map(|rank| rank.0).collect(),
+                    };
+                    (&mut planned.experts[(stage - 1) % 2], members)
                 }
-                _ => (&mut planned.world, self.layout.ranks()),
+                _ => (&mut planned.world, (0..self.layout.ranks()).collect()),
             };
-            assert_eq!(message.ranks, members, "{}, {line:?}", self.layout);
+            assert_eq!(message.ranks, members.len(), "{}, {line:?}", self.layout);
+            if let [first, second, ..] = members[..] {
+                assert_eq!(message.stride, second - first, "{}, {line:?}", self.layout);
+            }
             let kind = match message.collective {
                 costs::Collective::AllToAll => Collective::AllToAll,
                 costs::Collective::AllGather => Collective::AllGather,
