@@ -228,7 +228,8 @@ pub fn finish(out: &mut [f32], state: &[f32]) -> Lse {
     if *l == 0.0 {
         out.fill(0.0);
     } else {
-        out.iter_mut().zip(o).for_each(|(out, o)| *out = o / l);
+        let inverse = 1.0 / l;
+        out.iter_mut().zip(o).for_each(|(out, o)| *out = o * inverse);
     }
     lse_of(state)
 }
@@ -306,14 +307,16 @@ pub fn merge_parts<'a>(
     }
     let top = lse.iter().fold(sink.ln(), |top, lse| top.max(lse.ln()));
     let weight = |lse: &Lse| (f64::from(lse.ln()) - f64::from(top)).exp();
-    // Without a sink it adds an exact zero.
-    let sum = lse.iter().map(weight).sum::<f64>() + weight(&sink);
+    let mut sum = if sink.is_empty() { 0.0 } else { weight(&sink) };
     for (shard, lse) in lse.iter().enumerate().filter(|(_, lse)| !lse.is_empty()) {
-        let w = (weight(lse) / sum) as f32;
+        let w = weight(lse);
+        sum += w;
         for (out, o) in out.iter_mut().zip(&o(shard)[..value_dim]) {
-            *out += w * o;
+            *out += w as f32 * o;
         }
     }
+    let inverse = (1.0 / sum) as f32;
+    out.iter_mut().for_each(|out| *out *= inverse);
     Lse::from_ln((f64::from(top) + sum.ln()) as f32)
 }
 

@@ -21,6 +21,8 @@
 
 pub(crate) mod codes;
 
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use std::fmt;
 use std::str::FromStr;
 
@@ -260,19 +262,35 @@ pub fn append(page: &mut [u8], shape: PageShape, slot: usize, k: &[f32], v: &[f3
     let value_dim = if shape.latent { 0 } else { shape.value_dim };
     assert_eq!(v.len(), value_dim, "append: elements of v");
     match shape.kv_type {
-        KvType::F32 => append_plain(page, shape, slot, k, v, f32::to_le_bytes),
+        KvType::F32 => append_plain(page, shape, slot, k, v, |x| x.map(f32::to_le_bytes)),
         KvType::F16 => append_plain(page, shape, slot, k, v, f16_bytes),
         KvType::BF16 => append_plain(page, shape, slot, k, v, bf16_bytes),
         KvType::Q8_0 => codes::append(page, shape, slot, k, v),
     }
 }
 
-fn f16_bytes(x: f32) -> [u8; 2] {
-    half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_le_bytes()
+/// Elements that are converted together.
+const TOGETHER: usize = 16;
+
+fn f16_bytes(x: [f32; TOGETHER]) -> [[u8; 2]; TOGETHER] {
+    let mut to = [f16::ZERO; TOGETHER];
+    to.convert_from_f32_slice(&x.map(|x| x.clamp(-65504.0, 65504.0)));
+    to.map(f16::to_le_bytes)
 }
 
-fn bf16_bytes(x: f32) -> [u8; 2] {
-    half::bf16::from_f32(x).to_le_bytes()
+fn bf16_bytes(x: [f32; TOGETHER]) -> [[u8; 2]; TOGETHER] {
+    let mut to = [bf16::ZERO; TOGETHER];
+    to.convert_from_f32_slice(&x);
+    to.map(bf16::to_le_bytes)
+}
+
+/// A row in pieces that are converted together; zeros behind its end.
+fn pieces(row: &[f32]) -> impl Iterator<Item = [f32; TOGETHER]> {
+    row.chunks(TOGETHER).map(|piece| {
+        let mut padded = [0.0; TOGETHER];
+        padded[..piece.len()].copy_from_slice(piece);
+        padded
+    })
 }
 
 fn append_plain<const N: usize>(
@@ -281,20 +299,20 @@ fn append_plain<const N: usize>(
     slot: usize,
     k: &[f32],
     v: &[f32],
-    bytes: impl Fn(f32) -> [u8; N],
+    bytes: impl Fn([f32; TOGETHER]) -> [[u8; N]; TOGETHER],
 ) {
     if !shape.latent {
         let block = &mut page[slot / BLOCK_TOKENS * shape.key_block_bytes()..];
         let (keys, _) = block.as_chunks_mut::<N>();
         let column = keys[slot % BLOCK_TOKENS..].iter_mut().step_by(BLOCK_TOKENS);
-        for (key, &x) in column.zip(k) {
-            *key = bytes(x);
+        for (key, x) in column.take(k.len()).zip(pieces(k).flat_map(&bytes)) {
+            *key = x;
         }
     }
     let x = if shape.latent { k } else { v };
     let (values, _) = page[shape.values()..].as_chunks_mut::<N>();
-    let mut x = x.iter();
-    for tile in shape.value_rows(slot) {
-        values[tile].fill_with(|| x.next().map_or([0; N], |&x| bytes(x)));
+    let places = shape.value_rows(slot).flat_map(|tile| tile.step_by(TOGETHER));
+    for (place, x) in places.zip(pieces(x).chain(std::iter::repeat([0.0; TOGETHER]))) {
+        values[place..place + TOGETHER].copy_from_slice(&bytes(x));
     }
 }
