@@ -6,7 +6,7 @@ use crate::layer::product;
 use crate::moe::{MoeBuffers, MoePlan};
 use crate::projection::project;
 use helix_kernels::elementwise::{clamped_swiglu, gelu_tanh, swiglu};
-use helix_kernels::{ActivationRows, Activations, Matrix, Precision};
+use helix_kernels::{ActivationRows, Activations, Forms, Matrix};
 use helix_layout::{Layout, Rank};
 use helix_model::config::Activation;
 use helix_model::{Config, DenseWeights, FfnWeights};
@@ -50,7 +50,7 @@ impl FfnPlan {
         self.dense.max(moe).max(self.hidden)
     }
 
-    pub(crate) fn buffers(&self, tokens: usize, precision: Precision) -> FfnBuffers {
+    pub(crate) fn buffers(&self, tokens: usize, forms: Forms) -> FfnBuffers {
         // Values of all rows together, whichever kind of layer it is.
         let columns = match &self.moe {
             None => tokens * self.dense,
@@ -59,8 +59,8 @@ impl FfnPlan {
         let rows = self.moe.as_ref().map_or(tokens, |moe| tokens * moe.top_k());
         FfnBuffers {
             gate_up: vec![0.0; 2 * columns],
-            activated: Activations::new(rows, columns.div_ceil(rows).max(1), precision),
-            moe: self.moe.as_ref().map(|moe| moe.buffers(tokens, self.hidden, precision)),
+            activated: Activations::new(rows, columns.div_ceil(rows).max(1), forms),
+            moe: self.moe.as_ref().map(|moe| moe.buffers(tokens, self.hidden, forms)),
         }
     }
 }

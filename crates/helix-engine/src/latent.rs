@@ -8,7 +8,7 @@ use crate::lanes::Lanes;
 use crate::projection::project;
 use crate::qkv::Turns;
 use helix_kernels::elementwise::rms_norm;
-use helix_kernels::{Activations, Precision, SharedRows};
+use helix_kernels::{Activations, Forms, SharedRows};
 use helix_layout::{Layout, Rank};
 use helix_model::LatentWeights;
 use helix_model::config::Mla;
@@ -39,14 +39,14 @@ impl LatentPlan {
         LatentPlan { mla, heads: layout.q_share(rank).len(), eps }
     }
 
-    pub(crate) fn buffers(&self, tokens: usize, precision: Precision) -> LatentBuffers {
+    pub(crate) fn buffers(&self, tokens: usize, forms: Forms) -> LatentBuffers {
         let Mla { q_lora, kv_lora, nope, .. } = self.mla;
         let rows = self.heads * tokens;
         LatentBuffers {
             down: vec![0.0; tokens * self.down()],
-            compressed: Activations::new(tokens, q_lora.unwrap_or(0), precision),
+            compressed: Activations::new(tokens, q_lora.unwrap_or(0), forms),
             queries: vec![0.0; tokens * self.heads * self.query()],
-            nope: Activations::new(rows, nope, precision),
+            nope: Activations::new(rows, nope, forms),
             absorbed: vec![0.0; rows * kv_lora],
         }
     }

@@ -9,7 +9,7 @@ use crate::ffn::{FfnBuffers, Work};
 use crate::lanes::Lanes;
 use helix_kernels::elementwise::add_in_place;
 use helix_kernels::router::{Choice, Routing, route};
-use helix_kernels::{Activations, Matrix, Precision, SharedRows};
+use helix_kernels::{Activations, Forms, Matrix, SharedRows};
 use helix_layout::{Layout, Rank};
 use helix_model::config::Moe;
 use helix_model::{ExpertWeights, MoeWeights};
@@ -62,7 +62,7 @@ impl MoePlan {
         self.routing.top_k
     }
 
-    pub(crate) fn buffers(&self, tokens: usize, hidden: usize, precision: Precision) -> MoeBuffers {
+    pub(crate) fn buffers(&self, tokens: usize, hidden: usize, forms: Forms) -> MoeBuffers {
         let choices = tokens * self.top_k();
         let rows = tokens * self.top_k().min(self.own.len());
         MoeBuffers {
@@ -71,7 +71,7 @@ impl MoePlan {
             rows: vec![None; choices],
             tokens: vec![0; rows],
             ends: Vec::with_capacity(self.own.len()),
-            input: Activations::new(rows, hidden, precision),
+            input: Activations::new(rows, hidden, forms),
             out: vec![0.0; rows * hidden],
         }
     }

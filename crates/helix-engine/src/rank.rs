@@ -21,7 +21,7 @@ use helix_comm::{Comm, CommError, Team};
 use helix_kernels::attention::{Scratch, state_len};
 use helix_kernels::elementwise::RopeTable;
 use helix_kernels::kv::{PAGE_TOKENS, PageShape, append};
-use helix_kernels::{Activations, SharedRows};
+use helix_kernels::{Activations, Forms, SharedRows};
 use helix_layout::pieces::hidden_before;
 use helix_layout::{Layout, Rank as RankId};
 use helix_model::{Config, Model, RankWeights};
@@ -177,25 +177,24 @@ impl AllTurns {
 }
 
 impl Buffers {
-    fn new(plan: &Plan, config: &Config, options: &EngineOptions) -> Buffers {
+    fn new(plan: &Plan, config: &Config, options: &EngineOptions, forms: Forms) -> Buffers {
         let tokens = options.max_step_tokens;
-        let precision = options.precision;
         let vocab_share = plan.layout.vocab_rows(plan.rank).len();
         let leads = plan.rank.0 == 0;
         let (heads, threads) = (&plan.heads, options.threads_per_rank);
         let cuts = max_cuts(threads);
-        let values = ValueBuffers::new(heads, tokens, precision, cuts);
-        let latent = plan.qkv.latent.as_ref().map(|latent| latent.buffers(tokens, precision));
+        let values = ValueBuffers::new(heads, tokens, forms, cuts);
+        let latent = plan.qkv.latent.as_ref().map(|latent| latent.buffers(tokens, forms));
         Buffers {
             x: vec![0.0; tokens * plan.hidden],
             all_rows: (0..tokens).collect(),
-            hidden: Activations::new(tokens, plan.hidden, precision),
+            hidden: Activations::new(tokens, plan.hidden, forms),
             qkv: QkvBuffers::new(&plan.qkv, tokens, latent),
             turns: AllTurns::new(config, tokens),
             attention: AttentionBuffers::new(heads, tokens, threads),
             exchange: ExchangeBuffers::new(heads, tokens, values),
-            out: Activations::new(tokens, heads.out_cols, precision),
-            ffn: plan.ffn.buffers(tokens, precision),
+            out: Activations::new(tokens, heads.out_cols, forms),
+            ffn: plan.ffn.buffers(tokens, forms),
             slices: SliceBuffers::new(plan.slices, tokens, plan.hidden),
             logits_share: vec![0.0; if leads { options.max_logits * vocab_share } else { 0 }],
             logits: vec![0.0; if leads { options.max_logits * plan.vocab } else { 0 }],
@@ -289,7 +288,7 @@ impl Rank {
                 &plan.windows,
                 layout.ranks(),
             ),
-            buffers: Buffers::new(&plan, &model.config, options),
+            buffers: Buffers::new(&plan, &model.config, options, weights.wants()),
             plan,
             weights,
             kv,

@@ -10,7 +10,7 @@ use crate::batch::Row;
 use crate::exchange::{Merged, Outputs};
 use crate::lanes::Lanes;
 use crate::projection::project;
-use helix_kernels::{Activations, Matrix, Precision};
+use helix_kernels::{Activations, Forms, Matrix};
 use helix_model::{AttentionWeights, LayerWeights};
 use std::ops::Range;
 use std::sync::Arc;
@@ -35,19 +35,14 @@ pub(crate) struct ValueBuffers {
 }
 
 impl ValueBuffers {
-    pub(crate) fn new(
-        heads: &Heads,
-        max_tokens: usize,
-        precision: Precision,
-        cuts: usize,
-    ) -> ValueBuffers {
+    pub(crate) fn new(heads: &Heads, max_tokens: usize, forms: Forms, cuts: usize) -> ValueBuffers {
         let rows = match heads.values {
             None => 0,
             Some(ValuePlan { before: true, .. }) => max_tokens * heads.q,
             Some(_) => max_tokens * heads.own().len(),
         };
         ValueBuffers {
-            latents: Activations::new(rows, heads.attended, precision),
+            latents: Activations::new(rows, heads.attended, forms),
             values: vec![0.0; rows * heads.value],
             cuts: Vec::with_capacity(cuts),
             tokens: 0..0,

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use helix_kernels::isa::{Isa, cpu, limit};
 use helix_kernels::probe::{integer_peak, read_bandwidth};
 use helix_kernels::{
-    Activations, Format, Matrix, Precision, Scales, SharedColumns, Weights, matmul, quantize,
-    quantize_e4m3,
+    Activations, Format, Forms, Matrix, Precision, Scales, SharedColumns, Weights, matmul,
+    quantize, quantize_e4m3,
 };
 
 /// SmolLM2-135M's layers and head, the FFN of a 1B model, and an expert of DeepSeek-V3: rows, cols.
@@ -89,7 +89,7 @@ fn bench(
     let bytes = if batch == 1 { WEIGHTS } else { BATCH_WEIGHTS };
     let count = (bytes / first.bytes()).clamp(1, if batch > 8 { 4 } else { 1 << 20 });
     let copies: Vec<Matrix> = (1..count).map(|_| pack()).chain([first]).collect();
-    let mut x = Activations::new(batch, cols, precision);
+    let mut x = Activations::new(batch, cols, copies[0].wants());
     let input = noise(batch * cols, 2);
     x.load(&input, batch, cols);
     let mut out = vec![0.0; batch * rows];
@@ -128,7 +128,7 @@ fn bench(
 /// Taking activations over: what precedes each product.
 fn quantise(tokens: usize, cols: usize) {
     let input = noise(tokens * cols, 3);
-    let mut x = Activations::new(tokens, cols, Precision::Fast);
+    let mut x = Activations::new(tokens, cols, Forms { values: false, codes: true });
     let mut times: Vec<f64> = (0..1000)
         .map(|_| {
             let begun = Instant::now();

@@ -1,12 +1,11 @@
 //! A batch of activations, as matrices want them.
 
-use std::ops::Range;
+use std::ops::{BitOr, Range};
 
 use crate::arch::matmul::{Dots, Job, Visit, dispatch};
 use crate::columns::SharedPairs;
 use crate::formats::SUB_BLOCK;
 use crate::isa;
-use crate::matrix::Precision;
 
 /// 32 activations of one token, quantised: `x[i] ≈ codes[i]·scale`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -46,27 +45,59 @@ impl Sub {
         let mut codes = [[0; 16]; 2];
         l.low_bytes(low, &mut codes[0]);
         l.low_bytes(high, &mut codes[1]);
-        // Sums of integers below 2^24 are exact. They are NaN when any activation is NaN or
-        // infinite, and then so are the scale and its outputs.
-        let low = l.sum(l.sub(low, round));
-        let all = low + l.sum(l.sub(high, round));
+        // NaN when an activation is NaN or infinite, and then so are the scale and its outputs.
+        let finite = !l.any_nan(l.add(low, high));
+        let low = l.byte_sum(&codes[0]);
+        let all = low + l.byte_sum(&codes[1]);
         Sub {
             codes: bytemuck::cast(codes),
-            scale: if all.is_finite() { scale } else { f32::NAN },
-            weighted_sum: scale * all,
-            minus_sum: -(all as i32),
-            minus_low: -(low as i32),
+            scale: if finite { scale } else { f32::NAN },
+            weighted_sum: if finite { scale * all as f32 } else { f32::NAN },
+            minus_sum: -all,
+            minus_low: -low,
         }
     }
 }
 
+/// What activations are kept as: what the matrices that they meet want, see
+/// [`Matrix::wants`](crate::Matrix::wants).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forms {
+    /// `f32`.
+    pub values: bool,
+    /// int8, with a scale per 32 columns.
+    pub codes: bool,
+}
+
+impl Forms {
+    /// For any matrix.
+    pub const BOTH: Forms = Forms { values: true, codes: true };
+
+    /// Whether all of `wanted` is there.
+    pub(crate) fn have(self, wanted: Forms) -> bool {
+        self | wanted == self
+    }
+
+    /// Quantised sub-blocks of a row; a row that is not whole sub-blocks meets float weights only.
+    fn subs(self, cols: usize) -> usize {
+        if self.codes && cols.is_multiple_of(SUB_BLOCK) { cols / SUB_BLOCK } else { 0 }
+    }
+}
+
+impl BitOr for Forms {
+    type Output = Forms;
+
+    fn bitor(self, other: Forms) -> Forms {
+        Forms { values: self.values || other.values, codes: self.codes || other.codes }
+    }
+}
+
 /// Activations of `[tokens, cols]`, in buffers that are allocated once.
-///
-/// Under [`Precision::Fast`] they are kept both quantised (int8, one scale per 32 columns) for
-/// quantised weights and as they are for float weights; under [`Precision::Precise`] as they are.
 #[derive(Debug)]
 pub struct Activations {
-    precision: Precision,
+    forms: Forms,
+    /// The most values.
+    room: usize,
     tokens: usize,
     cols: usize,
     values: Vec<f32>,
@@ -75,13 +106,11 @@ pub struct Activations {
 
 impl Activations {
     /// Room for `max_tokens` rows of up to `max_cols` columns; holds no rows yet.
-    pub fn new(max_tokens: usize, max_cols: usize, precision: Precision) -> Self {
-        let subs = match precision {
-            Precision::Fast => max_tokens * (max_cols / SUB_BLOCK),
-            Precision::Precise => 0,
-        };
-        let values = vec![0.0; max_tokens * max_cols];
-        Activations { precision, tokens: 0, cols: 0, values, subs: vec![Sub::default(); subs] }
+    pub fn new(max_tokens: usize, max_cols: usize, forms: Forms) -> Self {
+        let room = max_tokens * max_cols;
+        let subs = if forms.codes { max_tokens * (max_cols / SUB_BLOCK) } else { 0 };
+        let values = vec![0.0; if forms.values { room } else { 0 }];
+        Activations { forms, room, tokens: 0, cols: 0, values, subs: vec![Sub::default(); subs] }
     }
 
     /// Rows now held.
@@ -94,9 +123,9 @@ impl Activations {
         self.cols
     }
 
-    /// Whether codes are kept.
-    pub fn precision(&self) -> Precision {
-        self.precision
+    /// What they are kept as.
+    pub fn forms(&self) -> Forms {
+        self.forms
     }
 
     /// Takes over `x` of shape `[tokens, cols]`, all of it on this thread.
@@ -119,20 +148,20 @@ impl Activations {
     /// # Panics
     /// When there is no room.
     pub fn fill(&mut self, tokens: usize, cols: usize) -> SharedFill<'_> {
-        let values = tokens.checked_mul(cols).and_then(|n| self.values.get_mut(..n));
-        let values = values.unwrap_or_else(|| panic!("no room for {tokens} × {cols} activations"));
+        let fits = tokens.checked_mul(cols).is_some_and(|values| values <= self.room);
+        assert!(fits, "no room for {tokens} × {cols} activations");
         (self.tokens, self.cols) = (tokens, cols);
-        let subs = sub_count(self.precision, cols);
-        let codes = &mut self.subs[..tokens * subs];
-        let rows = SharedPairs::new(values, codes, tokens, (cols, subs));
-        SharedFill { precision: self.precision, rows }
+        let lens = (if self.forms.values { cols } else { 0 }, self.forms.subs(cols));
+        let (values, subs) =
+            (&mut self.values[..tokens * lens.0], &mut self.subs[..tokens * lens.1]);
+        SharedFill { forms: self.forms, cols, rows: SharedPairs::new(values, subs, tokens, lens) }
     }
 
     /// Takes over rows `rows` of `from`, bit for bit, codes and scales too: `self[i]` becomes
     /// `from[rows[i]]`. A row may come any number of times.
     ///
     /// # Panics
-    /// When a row is not there, precisions differ, or there is no room.
+    /// When a row is not there, they are not kept as the same, or there is no room.
     pub fn gather(&mut self, from: &Activations, rows: &[u32]) {
         let fill = self.fill(rows.len(), from.cols);
         while let Some(writer) = fill.next() {
@@ -151,12 +180,13 @@ impl Activations {
             "rows {rows:?} of {} activations",
             self.tokens
         );
-        let subs = sub_count(self.precision, self.cols);
+        let values = if self.forms.values { self.cols } else { 0 };
+        let subs = self.forms.subs(self.cols);
         ActivationRows {
-            precision: self.precision,
+            forms: self.forms,
             tokens: rows.len(),
             cols: self.cols,
-            values: &self.values[rows.start * self.cols..rows.end * self.cols],
+            values: &self.values[rows.start * values..rows.end * values],
             subs: &self.subs[rows.start * subs..rows.end * subs],
         }
     }
@@ -165,7 +195,7 @@ impl Activations {
 /// Consecutive rows of [`Activations`].
 #[derive(Clone, Copy, Debug)]
 pub struct ActivationRows<'a> {
-    precision: Precision,
+    forms: Forms,
     tokens: usize,
     cols: usize,
     values: &'a [f32],
@@ -183,12 +213,12 @@ impl<'a> ActivationRows<'a> {
         self.cols
     }
 
-    /// Whether codes are kept.
-    pub fn precision(&self) -> Precision {
-        self.precision
+    /// What they are kept as.
+    pub fn forms(&self) -> Forms {
+        self.forms
     }
 
-    /// `[tokens, cols]`.
+    /// `[tokens, cols]`; empty where they are not kept.
     pub(crate) fn values(&self) -> &'a [f32] {
         self.values
     }
@@ -206,17 +236,10 @@ impl<'a> From<&'a Activations> for ActivationRows<'a> {
     }
 }
 
-/// Quantised sub-blocks of a row; a row that is not whole sub-blocks meets float weights only.
-fn sub_count(precision: Precision, cols: usize) -> usize {
-    match precision {
-        Precision::Fast if cols.is_multiple_of(SUB_BLOCK) => cols / SUB_BLOCK,
-        _ => 0,
-    }
-}
-
 /// Rows of [`Activations`] waiting to be written.
 pub struct SharedFill<'a> {
-    precision: Precision,
+    forms: Forms,
+    cols: usize,
     rows: SharedPairs<'a, f32, Sub>,
 }
 
@@ -224,14 +247,15 @@ impl<'a> SharedFill<'a> {
     /// A row that nobody has had, or `None` when all are given out.
     pub fn next(&self) -> Option<TokenWriter<'a>> {
         let (token, values, subs) = self.rows.next()?;
-        Some(TokenWriter { precision: self.precision, token, values, subs })
+        Some(TokenWriter { forms: self.forms, token, cols: self.cols, values, subs })
     }
 }
 
 /// One row of [`Activations`], to be written by whoever holds this.
 pub struct TokenWriter<'a> {
-    precision: Precision,
+    forms: Forms,
     token: usize,
+    cols: usize,
     values: &'a mut [f32],
     subs: &'a mut [Sub],
 }
@@ -247,17 +271,20 @@ impl TokenWriter<'_> {
     /// # Panics
     /// When `x` is not as long as the row.
     pub fn write(self, x: &[f32]) {
-        self.values.copy_from_slice(x);
+        assert_eq!(x.len(), self.cols, "activations: columns");
+        if self.forms.values {
+            self.values.copy_from_slice(x);
+        }
         dispatch(isa::cpu(), Quantise { to: self.subs, from: x.as_chunks().0 });
     }
 
     /// Copies a row that others have quantised.
     ///
     /// # Panics
-    /// When `row` is not one row of as many columns and the same precision.
+    /// When `row` is not one row of as many columns, kept as the same.
     pub fn copy(self, row: ActivationRows<'_>) {
-        assert_eq!((row.tokens, row.cols), (1, self.values.len()), "activations: rows, columns");
-        assert_eq!(row.precision, self.precision, "activations: precision");
+        assert_eq!((row.tokens, row.cols), (1, self.cols), "activations: rows, columns");
+        assert_eq!(row.forms, self.forms, "activations: forms");
         self.values.copy_from_slice(row.values);
         self.subs.copy_from_slice(row.subs);
     }

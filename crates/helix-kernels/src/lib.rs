@@ -25,7 +25,7 @@ mod matrix;
 pub mod probe;
 pub mod router;
 
-pub use activations::{ActivationRows, Activations, SharedFill, TokenWriter};
+pub use activations::{ActivationRows, Activations, Forms, SharedFill, TokenWriter};
 pub use arch::memory::{Buffer, OutOfMemory};
 pub use columns::{Columns, SharedColumns, SharedRows};
 pub use formats::{Format, dequantize, quantize, quantize_e4m3, quantize_searched};

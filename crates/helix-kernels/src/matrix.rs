@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::activations::ActivationRows;
+use crate::activations::{ActivationRows, Forms};
 use crate::arch::matmul::panel::ROWS;
 use crate::arch::matmul::{Operand, multiply};
 use crate::arch::memory::{self, Buffer, OutOfMemory};
@@ -179,6 +179,12 @@ impl Matrix {
         self.cols
     }
 
+    /// What its product needs of activations.
+    pub fn wants(&self) -> Forms {
+        let codes = self.format.is_quantized() && self.precision == Precision::Fast;
+        Forms { values: !codes, codes }
+    }
+
     /// As on disk.
     pub fn format(&self) -> Format {
         self.format
@@ -217,8 +223,7 @@ impl std::fmt::Debug for Matrix {
 /// a scale: 32 columns, or less at the shard's ends; the scale meets their sums.
 ///
 /// # Panics
-/// When shapes differ from the above, or quantised weights packed for `Fast` meet activations
-/// that were not.
+/// When shapes differ from the above, or `x` is not kept as [what `w` wants](Matrix::wants).
 pub fn matmul<'a>(
     out: &mut Columns<'_>,
     w_row0: usize,
@@ -253,12 +258,12 @@ fn matmul_on(isa: Isa, out: &mut Columns<'_>, row: usize, w: &Matrix, x: Activat
     );
     assert_eq!(row % ROWS, 0, "tile starts inside a panel");
     assert_eq!((x.tokens(), x.cols()), (out.tokens(), w.cols), "activations: tokens, columns");
-    let integer = w.format.is_quantized() && w.precision == Precision::Fast;
-    assert!(!integer || x.precision() == Precision::Fast, "activations are not quantised");
+    assert!(x.forms().have(w.wants()), "activations are kept as {:?}", x.forms());
     if w.cols == 0 {
         (0..out.tokens()).for_each(|t| out.row(t).fill(0.0));
     } else if out.tokens() > 0 && !range.is_empty() {
         let Matrix { format, cols, lead, ref panels, .. } = *w;
+        let integer = w.wants().codes;
         let operand = Operand { format, integer, bytes: panels, cols, lead };
         multiply(isa, out, row, operand, x);
     }

@@ -5,11 +5,12 @@ mod layer;
 mod shards;
 
 use std::num::NonZero;
+use std::ops::BitOr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use helix_kernels::{Matrix, PackError, Precision};
+use helix_kernels::{Forms, Matrix, PackError, Precision};
 use helix_layout::{Layout, Rank};
 
 pub use holdings::{HeldIn, Holdings};
@@ -98,11 +99,19 @@ impl RankWeights {
         })
     }
 
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        self.layers.iter().flat_map(LayerWeights::matrices).chain([&*self.head])
+    }
+
+    /// What its matrices' products need of activations.
+    pub fn wants(&self) -> Forms {
+        self.matrices().map(Matrix::wants).fold(Forms::default(), Forms::bitor)
+    }
+
     /// Bytes of all its matrices: what the rank reads in a step, if every one of its experts is
     /// routed to.
     pub fn bytes(&self) -> usize {
-        let layers = self.layers.iter().flat_map(LayerWeights::matrices);
-        layers.map(Matrix::bytes).sum::<usize>() + self.head.bytes()
+        self.matrices().map(Matrix::bytes).sum()
     }
 }
 

@@ -4,7 +4,7 @@ use super::{ProbeOptions, Sample};
 use crate::{Engine, EngineError, EngineOptions, Line};
 use helix_kernels::elementwise::rms_norm;
 use helix_kernels::probe::{float_peak, integer_peak};
-use helix_kernels::{Activations, Precision};
+use helix_kernels::{Activations, Forms};
 use helix_layout::{Layout, LayoutSpec, Strategy};
 use helix_model::synthetic::{Spec, gguf};
 use helix_model::{Arch, Model};
@@ -86,7 +86,7 @@ fn layer(threads: usize) -> Result<Sample, EngineError> {
 fn elements() -> Sample {
     let x: Vec<f32> = (0..ROW).map(|at| (at % 17) as f32 - 8.0).collect();
     let (weight, mut normed) = (vec![1.0; ROW], vec![0.0; ROW]);
-    let mut input = Activations::new(1, ROW, Precision::Fast);
+    let mut input = Activations::new(1, ROW, Forms { values: false, codes: true });
     let mut round = || {
         let begun = Instant::now();
         for _ in 0..ROWS {

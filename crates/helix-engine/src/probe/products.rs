@@ -6,7 +6,7 @@ use crate::lanes::{Lane, Lanes};
 use crate::projection::{max_cuts, project};
 use helix_kernels::attention::Scratch;
 use helix_kernels::{
-    Activations, Format, Matrix, Precision, Scales, Weights, quantize, quantize_e4m3,
+    Activations, Format, Forms, Matrix, Precision, Scales, Weights, quantize, quantize_e4m3,
 };
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
@@ -130,7 +130,7 @@ impl Bench {
         let most = TOKENS[TOKENS.len() - 1];
         Ok(Bench {
             lanes: Lanes::new(team(threads)?, lane),
-            input: Activations::new(most, SHAPE.1, Precision::Fast),
+            input: Activations::new(most, SHAPE.1, Forms::BOTH),
             out: vec![0.0; most * SHAPE.0],
             cuts: Vec::with_capacity(max_cuts(threads)),
         })

@@ -17,9 +17,9 @@ fn random(format: Format, rows: usize, cols: usize, precision: Precision) -> (Ma
     (matrix, values)
 }
 
-fn load(input: &[f32], cols: usize, precision: Precision) -> Activations {
+fn load(input: &[f32], cols: usize, forms: Forms) -> Activations {
     let tokens = input.len() / cols;
-    let mut x = Activations::new(tokens, cols, precision);
+    let mut x = Activations::new(tokens, cols, forms);
     x.load(input, tokens, cols);
     x
 }
@@ -56,7 +56,7 @@ fn products_are_those_of_the_dequantised_weights() {
                 let cols = cols(format, blocks);
                 let (w, values) = random(format, rows, cols, precision);
                 let input = noise(tokens * cols, 3);
-                let x = load(&input, cols, precision);
+                let x = load(&input, cols, w.wants());
                 let seen: Vec<f64> = if format.is_quantized() && precision == Precision::Fast {
                     let subs = x.rows(0..tokens).subs().iter();
                     let value = |s: f32, c: i8| f64::from(s) * f64::from(c);
@@ -91,7 +91,7 @@ fn every_instruction_set_tile_and_batch_gives_the_same_bits() {
                 let cols = cols(format, blocks);
                 let (w, _) = random(format, rows, cols, precision);
                 let input = noise(tokens * cols, 5);
-                let x = load(&input, cols, precision);
+                let x = load(&input, cols, w.wants());
                 let oracle = product(Isa::Scalar, &w, &x, rows.next_multiple_of(16));
                 let bits = |out: &[f32]| out.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
                 for isa in Isa::available() {
@@ -100,7 +100,7 @@ fn every_instruction_set_tile_and_batch_gives_the_same_bits() {
                         assert_eq!(bits(&out), bits(&oracle), "{format} {precision:?} {isa}");
                     }
                     for (x, oracle) in input.chunks(cols).zip(oracle.chunks(rows)) {
-                        let out = product(isa, &w, &load(x, cols, precision), 32);
+                        let out = product(isa, &w, &load(x, cols, w.wants()), 32);
                         assert_eq!(bits(&out), bits(oracle), "{format} {precision:?} {isa} alone");
                     }
                 }
@@ -120,8 +120,9 @@ fn shards_are_parts_of_the_whole() {
             let pack =
                 |r, c| Matrix::pack(Weights::new(format, &data, cols), r, c, precision).unwrap();
             let input = noise(2 * cols, 10);
+            let wants = pack(0..rows, 0..cols).wants();
             let whole =
-                product(isa::cpu(), &pack(0..rows, 0..cols), &load(&input, cols, precision), 64);
+                product(isa::cpu(), &pack(0..rows, 0..cols), &load(&input, cols, wants), 64);
 
             // Rows 16.. of a shard that starts at row 3, as columns 5.. of an output.
             let shard = pack(3..70, 0..cols);
@@ -129,7 +130,7 @@ fn shards_are_parts_of_the_whole() {
             let shared = SharedColumns::with_cuts(&mut out, 100, 32, &[21, 72]);
             while let Some(mut columns) = shared.next() {
                 if (21..72).contains(&columns.range().start) {
-                    matmul(&mut columns, 5, &shard, &load(&input, cols, precision));
+                    matmul(&mut columns, 5, &shard, &load(&input, cols, wants));
                 }
             }
             for (out, whole) in out.chunks(100).zip(whole.chunks(rows)) {
@@ -140,7 +141,7 @@ fn shards_are_parts_of_the_whole() {
             // Columns in two parts add up.
             let part = |c: Range<usize>| {
                 let x: Vec<f32> = input.chunks(cols).flat_map(|x| &x[c.clone()]).copied().collect();
-                product(isa::cpu(), &pack(0..rows, c.clone()), &load(&x, c.len(), precision), 16)
+                product(isa::cpu(), &pack(0..rows, c.clone()), &load(&x, c.len(), wants), 16)
             };
             let (left, right) = (part(0..unit), part(unit..cols));
             for (i, whole) in whole.iter().enumerate() {
@@ -160,7 +161,7 @@ fn a_shard_of_nothing_is_legal() {
             |r, c| Matrix::pack(Weights::new(format, &data, unit), r, c, Precision::Fast).unwrap();
         assert_eq!(pack(1..1, 0..unit).bytes(), 0);
         let no_columns = pack(0..2, unit..unit);
-        let mut x = Activations::new(3, 0, Precision::Fast);
+        let mut x = Activations::new(3, 0, Forms::BOTH);
         x.load(&[], 3, 0);
         assert_eq!(product(isa::cpu(), &no_columns, &x, 16), [0.0; 6]);
     }
@@ -229,7 +230,7 @@ fn activations_that_are_not_finite_show_in_their_outputs() {
             for bad in [f32::NAN, f32::INFINITY] {
                 let mut input = noise(2 * cols, 4);
                 input[cols + 7] = bad;
-                let out = product(isa::cpu(), &w, &load(&input, cols, precision), 32);
+                let out = product(isa::cpu(), &w, &load(&input, cols, w.wants()), 32);
                 assert!(out[..20].iter().all(|v| v.is_finite()), "{format} {precision:?}");
                 assert!(out[20..].iter().all(|v| !v.is_finite()), "{format} {precision:?}");
             }
@@ -242,7 +243,7 @@ fn tiny_and_huge_activations_are_not_lost_to_overflow() {
     let (w, values) = random(Format::Q8_0, 16, 64, Precision::Fast);
     for scale in [0.0, 1e-44, 1e-38, 1e-30, 1.0, 1e30, 1e36] {
         let input: Vec<f32> = noise(64, 8).iter().map(|x| x * scale).collect();
-        let out = product(isa::cpu(), &w, &load(&input, 64, Precision::Fast), 16);
+        let out = product(isa::cpu(), &w, &load(&input, 64, w.wants()), 16);
         for (r, w) in values.chunks(64).enumerate() {
             let want: f64 = w.iter().zip(&input).map(|(w, x)| f64::from(w * x)).sum();
             let tolerance = 0.1 * f64::from(scale) + 1e-33;
@@ -255,8 +256,8 @@ fn tiny_and_huge_activations_are_not_lost_to_overflow() {
 fn many_writers_fill_as_one_does() {
     let (tokens, cols) = (37, 96);
     let input = noise(tokens * cols, 6);
-    let one = load(&input, cols, Precision::Fast);
-    let mut many = Activations::new(64, 128, Precision::Fast);
+    let one = load(&input, cols, Forms::BOTH);
+    let mut many = Activations::new(64, 128, Forms::BOTH);
     let fill = many.fill(tokens, cols);
     std::thread::scope(|s| {
         for _ in 0..3 {
@@ -277,9 +278,10 @@ fn gathered_rows_are_copies_and_a_run_of_them_multiplies_alone() {
     for format in [Format::BF16, Format::Q4_0] {
         for precision in [Precision::Fast, Precision::Precise] {
             let (tokens, cols) = (7, 96);
-            let all = load(&noise(tokens * cols, 13), cols, precision);
+            let (w, _) = random(format, 40, cols, precision);
+            let all = load(&noise(tokens * cols, 13), cols, w.wants());
             let rows = [6, 0, 3, 3, 1];
-            let mut some = Activations::new(9, 128, precision);
+            let mut some = Activations::new(9, 128, w.wants());
             some.load(&noise(9 * 128, 14), 9, 128); // what was there before must not show
             some.gather(&all, &rows);
             assert_eq!((some.tokens(), some.cols()), (5, cols));
@@ -287,7 +289,6 @@ fn gathered_rows_are_copies_and_a_run_of_them_multiplies_alone() {
                 let (got, want) = (some.rows(i..i + 1), all.rows(row as usize..row as usize + 1));
                 assert_eq!((got.values(), got.subs()), (want.values(), want.subs()), "{i}");
             }
-            let (w, _) = random(format, 40, cols, precision);
             let whole = product(isa::cpu(), &w, &all, 16);
             for run in [0..5, 0..1, 1..4, 4..5, 2..2] {
                 let mut out = vec![f32::NAN; run.len() * 40];
@@ -304,13 +305,21 @@ fn gathered_rows_are_copies_and_a_run_of_them_multiplies_alone() {
 }
 
 #[test]
-fn rows_that_are_not_there_are_refused() {
-    let x = load(&noise(64, 1), 32, Precision::Fast);
+fn what_is_not_there_is_refused() {
+    let codes = Forms { values: false, codes: true };
+    let x = load(&noise(64, 1), 32, codes);
     let panics = |f: &dyn Fn()| {
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(f)).is_err());
     };
     panics(&|| _ = x.rows(1..3));
-    panics(&|| Activations::new(4, 32, Precision::Fast).gather(&x, &[0, 2]));
-    panics(&|| Activations::new(1, 32, Precision::Fast).gather(&x, &[0, 1]));
-    panics(&|| Activations::new(2, 32, Precision::Precise).gather(&x, &[0, 1]));
+    panics(&|| Activations::new(4, 32, codes).gather(&x, &[0, 2]));
+    panics(&|| Activations::new(1, 32, codes).gather(&x, &[0, 1]));
+    panics(&|| Activations::new(2, 32, Forms::BOTH).gather(&x, &[0, 1]));
+    for precision in [Precision::Fast, Precision::Precise] {
+        let (w, _) = random(Format::Q4_0, 16, 32, precision);
+        let Forms { values, codes } = w.wants();
+        let other = load(&noise(64, 1), 32, Forms { values: !values, codes: !codes });
+        panics(&|| _ = product(isa::cpu(), &w, &other, 16));
+        assert_eq!(product(isa::cpu(), &w, &load(&noise(64, 1), 32, Forms::BOTH), 16).len(), 32);
+    }
 }

@@ -36,7 +36,7 @@ fn layouts(model: &Model) -> Vec<Layout> {
 
 /// `w · x` for a few seeded x, `[probes, rows]`.
 fn product(matrix: &Matrix, x: &[f32], probes: usize) -> Vec<f32> {
-    let mut activations = Activations::new(probes, matrix.cols().max(1), Precision::Precise);
+    let mut activations = Activations::new(probes, matrix.cols().max(1), matrix.wants());
     activations.load(x, probes, matrix.cols());
     let mut out = vec![f32::NAN; probes * matrix.rows()];
     if matrix.rows() > 0 {

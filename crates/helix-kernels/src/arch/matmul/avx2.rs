@@ -45,6 +45,17 @@ pub(super) fn turned() -> __m128i {
     _mm_setr_epi8(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15)
 }
 
+/// [`Dots::byte_sum`]: of the codes plus 128, which are unsigned, less what that adds.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn byte_sum(codes: &[i8; 16]) -> i32 {
+    // SAFETY: what is read is `codes`.
+    let codes = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
+    let unsigned = _mm_xor_si128(codes, _mm_set1_epi8(i8::MIN));
+    let halves = _mm_sad_epu8(unsigned, _mm_setzero_si128());
+    _mm_cvtsi128_si32(_mm_add_epi32(halves, _mm_unpackhi_epi64(halves, halves))) - 16 * 128
+}
+
 // SAFETY of every block below: `self` proves that the instructions exist; memory that is read is
 // the array behind the reference.
 impl Dots for Avx2 {
@@ -203,6 +214,18 @@ impl Dots for Avx2 {
             let bytes = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order));
             _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
         }
+    }
+
+    #[inline(always)]
+    fn byte_sum(self, codes: &[i8; 16]) -> i32 {
+        // SAFETY: see the top of the implementation.
+        unsafe { byte_sum(codes) }
+    }
+
+    #[inline(always)]
+    fn any_nan(self, [a, b]: [__m256; 2]) -> bool {
+        // SAFETY: see the top of the implementation.
+        unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(a, b)) != 0 }
     }
 
     #[inline(always)]

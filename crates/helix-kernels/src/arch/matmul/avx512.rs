@@ -166,6 +166,18 @@ impl Dots for Avx512 {
     }
 
     #[inline(always)]
+    fn byte_sum(self, codes: &[i8; 16]) -> i32 {
+        // SAFETY: see the top of the implementation.
+        unsafe { super::avx2::byte_sum(codes) }
+    }
+
+    #[inline(always)]
+    fn any_nan(self, v: __m512) -> bool {
+        // SAFETY: see the top of the implementation.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v) != 0 }
+    }
+
+    #[inline(always)]
     fn lookup(self, v: __m512i, table: &[u8; 16]) -> __m512i {
         // SAFETY: see the top of the implementation.
         unsafe {

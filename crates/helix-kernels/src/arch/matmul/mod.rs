@@ -144,6 +144,12 @@ pub(crate) trait Dots: Lanes {
     fn odd_e4m3(self, from: &[u8; GROUP]) -> [Self::F; 2];
     /// The lowest byte of each lane's bits.
     fn low_bytes(self, v: Self::F, to: &mut [i8; 16]);
+    fn byte_sum(self, codes: &[i8; 16]) -> i32;
+    /// Whether a lane is NaN; the others must be finite, and so their sum.
+    #[inline(always)]
+    fn any_nan(self, v: Self::F) -> bool {
+        self.sum(v).is_nan()
+    }
 
     /// Asks for the cache line at `at`, which may lie anywhere, in the second-level cache.
     #[inline(always)]

@@ -282,6 +282,12 @@ impl<const DOT: bool> Dots for Neon<DOT> {
     }
 
     #[inline(always)]
+    fn byte_sum(self, codes: &[i8; 16]) -> i32 {
+        // SAFETY: see the top of the implementation.
+        unsafe { i32::from(vaddlvq_s8(vld1q_s8(codes.as_ptr()))) }
+    }
+
+    #[inline(always)]
     fn lookup(self, [a, b, c, d]: Bytes, table: &[u8; 16]) -> Bytes {
         // SAFETY: see the top of the implementation.
         unsafe {

@@ -103,6 +103,11 @@ impl Dots for Scalar {
     }
 
     #[inline(always)]
+    fn byte_sum(self, codes: &[i8; 16]) -> i32 {
+        codes.iter().map(|&code| i32::from(code)).sum()
+    }
+
+    #[inline(always)]
     fn lookup(self, v: [u8; GROUP], table: &[u8; 16]) -> [u8; GROUP] {
         v.map(|v| table[usize::from(v & 15)])
     }

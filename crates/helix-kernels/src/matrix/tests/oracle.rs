@@ -59,14 +59,14 @@ fn f64s(x: &[f32]) -> Vec<f64> {
 }
 
 /// The same bits on every instruction set, of all tokens at once and of each alone.
-fn same_everywhere(what: &str, w: &Matrix, input: &[f32], precision: Precision) -> Vec<f32> {
+fn same_everywhere(what: &str, w: &Matrix, input: &[f32]) -> Vec<f32> {
     let bits = |out: &[f32]| out.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-    let out = product(Isa::Scalar, w, &load(input, w.cols(), precision), 48);
+    let out = product(Isa::Scalar, w, &load(input, w.cols(), w.wants()), 48);
     for isa in Isa::available().filter(|isa| *isa != Isa::Scalar) {
-        let all = product(isa, w, &load(input, w.cols(), precision), 48);
+        let all = product(isa, w, &load(input, w.cols(), w.wants()), 48);
         assert_eq!(bits(&all), bits(&out), "{what} on {isa}");
         for (x, out) in input.chunks(w.cols()).zip(out.chunks(w.rows())) {
-            let one = product(isa, w, &load(x, w.cols(), precision), 16);
+            let one = product(isa, w, &load(x, w.cols(), w.wants()), 16);
             assert_eq!(bits(&one), bits(out), "{what} on {isa}, a token alone");
         }
     }
@@ -87,7 +87,7 @@ fn fp8_of_every_size_and_code() {
             let w = Matrix::pack(w, 0..rows, 0..cols, Precision::Fast).unwrap();
             let input = noise(tokens * cols, n as u64);
             let what = format!("{rows} × {cols}, {tokens} tokens");
-            let out = same_everywhere(&what, &w, &input, Precision::Fast);
+            let out = same_everywhere(&what, &w, &input);
             compare(&what, &out, cols, &f64s(&input), |r, c| {
                 e4m3(data[r * cols + c]) * f64::from(scales[r / 128 * across + c / 128])
             });
@@ -111,7 +111,7 @@ fn fp8_may_be_cut_anywhere() {
             let w = scaled(&data, cols, &scales);
             let w = Matrix::pack(w, own_rows.clone(), own.clone(), Precision::Precise).unwrap();
             let input = noise(2 * own.len(), 3);
-            let out = product(isa::cpu(), &w, &load(&input, own.len(), Precision::Precise), 48);
+            let out = product(isa::cpu(), &w, &load(&input, own.len(), w.wants()), 48);
             let what = format!("{own_rows:?} × {own:?}");
             compare(&what, &out, own.len(), &f64s(&input), |r, c| {
                 value(own_rows.start + r, own.start + c)
@@ -130,7 +130,7 @@ fn a_single_column_comes_out_as_its_row_is_dequantised() {
     for c in 0..cols {
         let mut input = vec![0.0; cols];
         input[c] = 1.0;
-        let out = product(isa::cpu(), &w, &load(&input, cols, Precision::Fast), 32);
+        let out = product(isa::cpu(), &w, &load(&input, cols, w.wants()), 32);
         for (r, out) in out.iter().enumerate() {
             weights.row(r, &mut row);
             assert_eq!(*out, row[c], "[{r}, {c}]");
@@ -151,7 +151,7 @@ fn scales_of_whole_rows_and_of_all_fit_too() {
         let scales = Some(Scales { values: &values, block });
         let w = Weights { format: Format::F8E4M3, data: &data, cols, scales };
         let w = Matrix::pack(w, 0..rows, 0..cols, Precision::Fast).unwrap();
-        let out = product(isa::cpu(), &w, &load(&input, cols, Precision::Fast), 16);
+        let out = product(isa::cpu(), &w, &load(&input, cols, w.wants()), 16);
         compare("blocks", &out, cols, &f64s(&input), |r, c| {
             e4m3(data[r * cols + c]) * f64::from(values[r / block.0])
         });
@@ -227,8 +227,8 @@ fn mxfp4_of_every_size_and_code() {
             let w = Weights::new(Format::Mxfp4, &data, cols);
             let w = Matrix::pack(w, 0..rows, 0..cols, precision).unwrap();
             let what = format!("{rows} × {cols}, {tokens} tokens, {precision:?}");
-            let out = same_everywhere(&what, &w, &input, precision);
-            let x = load(&input, cols, precision);
+            let out = same_everywhere(&what, &w, &input);
+            let x = load(&input, cols, w.wants());
             let seen = match precision {
                 Precision::Precise => f64s(&input),
                 Precision::Fast => {
@@ -265,7 +265,7 @@ fn mxfp4_keeps_every_scale_and_refuses_what_is_no_f32() {
                 input[c] = 127.0 / 1024.0; // one step of the code is a power of two
                 let want = (mxfp4(&data, c) * f64::from(input[c])) as f32;
                 for isa in Isa::available() {
-                    let out = product(isa, &w, &load(&input, 32, precision), 16);
+                    let out = product(isa, &w, &load(&input, 32, w.wants()), 16);
                     assert_eq!(out[0], want, "2^({exponent} - 127) [{c}] {precision:?} {isa}");
                 }
             }
