@@ -48,9 +48,10 @@ pub(crate) fn run(rank: &mut Rank, index: usize) -> Result<(), CommError> {
     let (read, shares) = qkv::share(lanes, &mut comms.kvp, projection, &mut b.qkv)?;
     c.weight_bytes += read;
     clock.lap(c, Line::Qkv);
-    qkv::gather(lanes, &mut comms.kvp, &plan.qkv, shares, own, &mut b.qkv)?;
-    clock.lap(c, Line::QkvGather);
-    qkv::rotate(lanes, &plan.qkv, &w.attention, own, turns, &mut b.qkv);
+    qkv::gather(&mut comms.kvp, shares, |shares| {
+        clock.lap(c, Line::QkvGather);
+        qkv::rotate(lanes, &plan.qkv, &w.attention, (own, shares), turns, &mut b.qkv);
+    })?;
     let qkv = b.qkv.rows(&plan.qkv);
     qkv::append(lanes, &plan.qkv, kv, index, batch, qkv);
     clock.lap(c, Line::RopeAppend);

@@ -9,7 +9,7 @@ use crate::kv::KvCache;
 use crate::lanes::Lanes;
 use crate::latent::{LatentBuffers, LatentPlan};
 use crate::projection::project;
-use helix_comm::{Comm, CommError, Pending};
+use helix_comm::{Chunks, Comm, CommError, Pending};
 use helix_kernels::elementwise::{RopeTable, add_in_place, rms_norm_heads};
 use helix_kernels::{Activations, SharedRows, kv};
 use helix_layout::{Layout, QkvMode, Rank};
@@ -80,6 +80,14 @@ impl QkvPlan {
     /// Values of one token that this rank computes.
     pub(crate) fn share(&self) -> usize {
         self.shares[self.member].len()
+    }
+
+    /// A token's row out of what each member has computed of it.
+    fn put_together(&self, shares: Chunks<'_>, token: usize, row: &mut [f32]) {
+        for (member, columns) in self.shares.iter().enumerate() {
+            let values = &shares.of(member)[token * columns.len()..][..columns.len()];
+            row[columns.clone()].copy_from_slice(values);
+        }
     }
 }
 
@@ -152,30 +160,17 @@ impl Projection<'_> {
     }
 }
 
-/// Puts the group's shares together to rows.
+/// Waits for the group's shares, and hands them to `rotate`; none where nothing is gathered.
 pub(crate) fn gather(
-    lanes: &mut Lanes,
     group: &mut impl Comm,
-    plan: &QkvPlan,
     shares: Option<Pending>,
-    tokens: usize,
-    buffers: &mut QkvBuffers,
+    rotate: impl FnOnce(Option<Chunks<'_>>),
 ) -> Result<(), CommError> {
-    let Some(pending) = shares else { return Ok(()) };
-    group.finish(pending, |shares| {
-        if plan.row == 0 {
-            return;
-        }
-        let rows = SharedRows::new(&mut buffers.rows[..tokens * plan.row], plan.row);
-        lanes.by_token(tokens, |_| {
-            while let Some((token, row)) = rows.next() {
-                for (member, columns) in plan.shares.iter().enumerate() {
-                    let values = &shares.of(member)[token * columns.len()..][..columns.len()];
-                    row[columns.clone()].copy_from_slice(values);
-                }
-            }
-        });
-    })
+    match shares {
+        None => rotate(None),
+        Some(pending) => group.finish(pending, |shares| rotate(Some(shares)))?,
+    }
+    Ok(())
 }
 
 /// How the batch's positions turn pairs of elements: angles of each token.
@@ -192,13 +187,13 @@ impl<'a> Turns<'a> {
     }
 }
 
-/// Finishes the rows: bias, norms and rotation of heads; or the latent and its rotary part, which
-/// every rank computes for itself.
+/// Puts the group's shares together to rows and finishes them: bias, norms and rotation of heads;
+/// or the latent and its rotary part, which every rank computes for itself.
 pub(crate) fn rotate(
     lanes: &mut Lanes,
     plan: &QkvPlan,
     weights: &AttentionWeights,
-    tokens: usize,
+    (tokens, shares): (usize, Option<Chunks<'_>>),
     turns: Turns<'_>,
     buffers: &mut QkvBuffers,
 ) {
@@ -209,6 +204,9 @@ pub(crate) fn rotate(
     let (latent, scratch) = (&plan.latent, &buffers.latent);
     lanes.by_token(tokens, |_| {
         while let Some((row, values)) = rows.next() {
+            if let Some(shares) = shares {
+                plan.put_together(shares, row, values);
+            }
             match (weights, latent, scratch) {
                 (AttentionWeights::Heads(w), ..) => heads(plan, w, turns, row, values),
                 (AttentionWeights::Latent(w), Some(latent), Some(scratch)) => {
