@@ -134,6 +134,13 @@ pub fn threads(ranks: &Ranks, args: &EngineArgs, count: usize) -> usize {
     args.threads.unwrap_or((cores / ranks.max(1)).max(1))
 }
 
+/// Tokens of a prompt that a thread reads at a time: what a layer computes of them stays near it.
+/// Two ranks of a thread each read SmolLM2's prompts 3 to 6 % faster by 256 than by 512, where
+/// they would be two threads' share.
+const TOKENS_PER_THREAD: usize = 256;
+/// Tokens of a step at most, however many threads.
+const MAX_STEP_TOKENS: usize = 512;
+
 /// The engine's options that follow from the flags; sizes are the command's to set.
 pub fn options(
     ranks: &Ranks,
@@ -158,6 +165,7 @@ pub fn options(
     }
     Ok(EngineOptions {
         threads_per_rank: threads,
+        max_step_tokens: (TOKENS_PER_THREAD * threads).min(MAX_STEP_TOKENS),
         precision: args.precision(),
         kv_type: args.kv_type(),
         mla_up: args.mla_up(),

@@ -38,8 +38,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", default_value = "64", value_parser = between(0, 1 << 20))]
     pub queue: usize,
     /// Tokens of a step at most: a token for each sequence that decodes, and pieces of prompts.
-    /// Fewer let those who decode wait less while others' prompts are read [default: 512, or
-    /// --parallel if that is more]
+    /// Fewer let those who decode wait less while others' prompts are read [default: 512, 256
+    /// where a rank has one thread, or --parallel if that is more]
     #[arg(long, value_name = "N", value_parser = at_least(1))]
     pub step_tokens: Option<usize>,
     #[command(flatten)]

@@ -22,9 +22,6 @@ use serde_json::{Map, Value};
 use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
-/// Tokens of a prompt that run in one step.
-const STEP_TOKENS: usize = 512;
-
 /// One thing to time.
 #[derive(Clone, Copy, Debug)]
 struct Test {
@@ -70,16 +67,17 @@ pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
     let batch = tests.iter().map(|test| test.batch).max().unwrap_or(1);
     let expected = Expected { batch, context: depth, links: delay };
     let layout = args.layout.resolve(ranks, &model, &args.engine, expected, &console)?;
+    let options = setup::options(ranks, &args.engine, &layout, &console)?;
     let options = EngineOptions {
         max_context: longest,
         max_sequences: batch,
-        max_step_tokens: STEP_TOKENS.max(batch),
+        max_step_tokens: options.max_step_tokens.max(batch),
         max_logits: batch,
         // Repetitions go back to where the first began, whatever windows have passed since.
         rewind: tests.iter().map(|test| test.tokens).max().unwrap_or(0),
         delay,
         trace: trace.events(),
-        ..setup::options(ranks, &args.engine, &layout, &console)?
+        ..options
     };
     let engine = setup::start(ranks, &model, layout, options, &console)?;
     let rounds = (tests.len() * (args.repetitions + 1)) as u64;
@@ -272,7 +270,7 @@ impl Bench {
         while position < end {
             self.step.clear();
             let size = match test.kind {
-                Kind::Pp => (end - position).min(STEP_TOKENS),
+                Kind::Pp => (end - position).min(self.engine.options().max_step_tokens),
                 Kind::Tg => 1,
             };
             let wanted = if test.kind == Kind::Tg || position + size == end {

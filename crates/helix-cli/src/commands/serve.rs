@@ -9,9 +9,6 @@ use helix_engine::EngineOptions;
 use helix_server::{Listener, Served, Server};
 use std::path::Path;
 
-/// Tokens of a step, where the user sets no other and fewer sequences run.
-const STEP_TOKENS: usize = 512;
-
 /// Runs the command.
 pub fn run(args: ServeArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.quiet);
@@ -28,12 +25,13 @@ pub fn run(args: ServeArgs, ranks: &Ranks) -> Outcome {
     let context = setup::context(args.context, &model, setup::DEFAULT_CONTEXT, &console);
     let expected = Expected { batch: parallel, context, links: None };
     let layout = args.layout.resolve(ranks, &model, &args.engine, expected, &console)?;
+    let options = setup::options(ranks, &args.engine, &layout, &console)?;
     let options = EngineOptions {
         max_context: context,
         max_sequences: parallel,
-        max_step_tokens: step_tokens,
+        max_step_tokens: step_tokens.unwrap_or(options.max_step_tokens.max(parallel)),
         max_logits: parallel,
-        ..setup::options(ranks, &args.engine, &layout, &console)?
+        ..options
     };
     let engine = setup::start(ranks, &model, layout, options, &console)?;
     let name = args.name.clone().unwrap_or_else(|| name(&args.model));
@@ -53,15 +51,14 @@ pub fn run(args: ServeArgs, ranks: &Ranks) -> Outcome {
     Ok(server.run()?)
 }
 
-fn step_tokens(args: &ServeArgs) -> Outcome<usize> {
+fn step_tokens(args: &ServeArgs) -> Outcome<Option<usize>> {
     let parallel = args.parallel;
     match args.step_tokens {
-        None => Ok(STEP_TOKENS.max(parallel)),
-        Some(tokens) if tokens >= parallel => Ok(tokens),
-        Some(tokens) => Err(Failure::request(format!(
+        Some(tokens) if tokens < parallel => Err(Failure::request(format!(
             "--step-tokens {tokens} leaves some of --parallel {parallel} sequences without a \
              token per step: give at least {parallel}, or run fewer sequences"
         ))),
+        tokens => Ok(tokens),
     }
 }
 
