@@ -225,12 +225,16 @@ impl Work<'_> {
             while let Some((index, acc)) = shared.next() {
                 let item = &self.sight.items[index];
                 lane.load(item, self);
-                acc.chunks_exact_mut(state).for_each(clear);
                 let view = self.kv.view(self.layer, item.head, item.slot);
                 let Lane { attention, states, queries, sees, .. } = &mut *lane;
+                let mut chunks = item.chunks().map(|chunk| item.chunk(chunk));
+                match chunks.next() {
+                    None => acc.chunks_exact_mut(state).for_each(clear),
+                    Some(first) => attend(acc, queries, sees, &view, first, attention),
+                }
                 let part = &mut states[..acc.len()];
-                for chunk in item.chunks() {
-                    attend(part, queries, sees, &view, item.chunk(chunk), attention);
+                for chunk in chunks {
+                    attend(part, queries, sees, &view, chunk, attention);
                     fold_rows(acc, part, state);
                 }
             }
