@@ -4,10 +4,12 @@
 mod constants;
 mod crossover;
 mod headlines;
+mod silicon;
 
 pub use constants::{CONSTANTS, Constant, Setup};
 pub use crossover::{Crossover, dcp_crossovers};
 pub use headlines::{Headlines, Subject, headlines, loss};
+pub use silicon::{Reading, SILICON, Silicon, as_the_engine_runs, as_the_paper_runs, readings};
 
 use crate::costs::{Choices, Formulas, Message, Work};
 use crate::load::Routing;

@@ -1,6 +1,6 @@
 //! What the paper doesn't say, named and bounded.
 
-use crate::{Exchange, Machine, PlanError, Popularity, Settings};
+use crate::{Exchange, Formats, Machine, PlanError, Popularity, Settings};
 
 /// A constant that the paper doesn't give.
 #[derive(Clone, Copy, Debug)]
@@ -25,59 +25,79 @@ pub struct Setup {
     pub machine: Machine,
     /// The settings, with the constants.
     pub settings: Settings,
+    /// How numbers are stored.
+    pub formats: Formats,
+    /// Whether Helix has HOP-B.
+    pub hopb: bool,
 }
 
 /// The context of the paper's evaluation.
 const CONTEXT: usize = 1_000_000;
 
 /// All of them; one set for every model and machine.
-pub const CONSTANTS: [Constant; 8] = [
+pub const CONSTANTS: [Constant; 9] = [
     Constant {
         name: "memory bandwidth that kernels reach",
         value: 0.85,
-        from: 0.75,
-        to: 0.95,
-        why: "streaming kernels on HBM",
+        from: 0.78,
+        to: 0.9,
+        why: "all of Llama-1B in one kernel, 78 % of an H100's (Hazy Research, \"Look Ma, No \
+              Bubbles!\", 2025); MLA's decoding, 3000 of an H800's 3350 GB/s (FlashMLA's README)",
         set: |setup, value| setup.edit(|p| p.memory.reachable = value.into()),
     },
     Constant {
         name: "arithmetic that kernels reach",
         value: 0.7,
-        from: 0.5,
-        to: 0.85,
-        why: "large dense products",
+        from: 0.41,
+        to: 0.78,
+        why: "of an H800's dense peak: MLA's decoding 410 (sparse) and 660 (dense) of 989 TFLOPS \
+              (FlashMLA's README), products 1550 of 1979 (DeepGEMM's README)",
         set: |setup, value| setup.edit(|p| p.overhead.reachable_arithmetic = value.into()),
     },
     Constant {
         name: "operation, us",
         value: 3.0,
-        from: 1.0,
-        to: 5.0,
-        why: "a kernel inside a CUDA graph",
+        from: 1.3,
+        to: 7.0,
+        why: "a launch in a CUDA graph, 1.3 on an H100; vLLM and SGLang get half of its bandwidth \
+              for the 100 kernels of Llama-1B, which is 0.74 ms or 7 each lost (Hazy Research)",
         set: |setup, value| setup.edit(|p| p.overhead.operation_us = value.into()),
     },
     Constant {
         name: "link latency, us",
         value: 1.0,
-        from: 1.0,
-        to: 4.0,
-        why: "a store into a peer's memory through one NVSwitch; two ends of 1 us come on top",
+        from: 0.3,
+        to: 5.0,
+        why: "latency and two ends together, an all-reduce of 8 bytes over 8 GPUs: 2.3 on H200 and \
+              3 on B200 (nccl issue 1940), 10 with a kernel of NCCL's own (issue 583), 3 of them \
+              the operation",
         set: |setup, value| setup.edit(|p| p.level[0].latency_us = value.into()),
+    },
+    Constant {
+        name: "each end of a message, us",
+        value: 1.0,
+        from: 0.65,
+        to: 3.0,
+        why: "the same, with the latency above taken off",
+        set: |setup, value| setup.edit(|p| p.level[0].overhead_us = value.into()),
     },
     Constant {
         name: "gap between messages, us",
         value: 0.05,
-        from: 0.0,
-        to: 0.2,
-        why: "messages to several peers leave from one kernel",
+        from: 0.03,
+        to: 0.16,
+        why: "all-to-alls of one token on GB200, each rank of which writes a flag to every other: \
+              over 64 ranks 1.6 (combine) to 8.9 (dispatch) more than over 8, for 56 peers \
+              (TensorRT-LLM's blog 18)",
         set: |setup, value| setup.edit(|p| p.level[0].gap_us = value.into()),
     },
     Constant {
         name: "link bandwidth that messages reach",
         value: 0.8,
-        from: 0.2,
-        to: 0.9,
-        why: "NCCL's bus bandwidth; small messages get less",
+        from: 0.65,
+        to: 0.84,
+        why: "all-to-alls of 2048 tokens on GB200: 588 of 900 GB/s over 64 ranks, 753 over 8 \
+              (TensorRT-LLM's blog 18)",
         set: |setup, value| setup.edit(|p| p.level[0].reachable = value.into()),
     },
     Constant {
@@ -85,7 +105,8 @@ pub const CONSTANTS: [Constant; 8] = [
         value: 0.0,
         from: 0.0,
         to: 1.0,
-        why: "the paper overlaps communication of Helix and of TP alike; an engine exposes all",
+        why: "no measurement: the paper overlaps communication of Helix and of TP alike; engines \
+              expose all",
         set: |setup, value| {
             setup.settings.exposed_reduce = value;
             Ok(())
@@ -96,7 +117,8 @@ pub const CONSTANTS: [Constant; 8] = [
         value: 0.1,
         from: 0.0,
         to: 0.2,
-        why: "runtimes reserve a tenth",
+        why: "vLLM 0.33.0 leaves 0.08 unless told otherwise, SGLang's documents 0.1; none, and twice \
+              as much",
         set: |setup, value| {
             setup.settings.reserved = value;
             Ok(())
@@ -115,10 +137,22 @@ impl Setup {
             unhidden: Exchange::Lockstep,
             ..Settings::new(CONTEXT)
         };
-        let mut setup = Setup { machine: Machine::named(machine)?, settings };
+        let machine = Machine::named(machine)?;
+        let mut setup = Setup { machine, settings, formats: Formats::default(), hopb: true };
         for constant in &CONSTANTS {
             (constant.set)(&mut setup, constant.value)?;
         }
+        Ok(setup)
+    }
+
+    /// The same with the links as the machine's preset has them.
+    ///
+    /// # Errors
+    /// There is no such preset.
+    pub fn with_links_of(&self, machine: &str) -> Result<Setup, PlanError> {
+        let level = Machine::named(machine)?.profile().level.clone();
+        let mut setup = self.clone();
+        setup.edit(|profile| profile.level = level)?;
         Ok(setup)
     }
 
@@ -132,7 +166,10 @@ impl Setup {
         Ok(setup)
     }
 
-    fn edit(&mut self, edit: impl FnOnce(&mut crate::machine::Profile)) -> Result<(), PlanError> {
+    pub(super) fn edit(
+        &mut self,
+        edit: impl FnOnce(&mut crate::machine::Profile),
+    ) -> Result<(), PlanError> {
         let mut profile = self.machine.profile().clone();
         edit(&mut profile);
         self.machine = Machine::new(profile)?;

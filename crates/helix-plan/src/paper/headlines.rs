@@ -4,8 +4,8 @@ use helix_layout::Strategy;
 
 use super::Setup;
 use crate::{
-    Batches, Exchange, Fixed, Formats, Front, Fronts, Model, PlanError, Point, Query, Settings,
-    Space, search,
+    Batches, Exchange, Fixed, Front, Fronts, Model, PlanError, Point, Query, Settings, Space,
+    search,
 };
 
 /// A model of the evaluation, and what was published of it.
@@ -72,7 +72,7 @@ fn ranks() -> Vec<usize> {
 /// # Errors
 /// As [`search()`].
 pub fn headlines(setup: &Setup, subject: Subject) -> Result<Headlines, PlanError> {
-    let model = Model::named(subject.model, Formats::default());
+    let model = Model::named(subject.model, setup.formats);
     let model = model.map_err(|error| PlanError::Nothing(error.to_string()))?;
     let mut configs = 0;
     let mut run = |strategies: &[Strategy], hopb: Option<bool>, unhidden: Exchange| {
@@ -88,7 +88,7 @@ pub fn headlines(setup: &Setup, subject: Subject) -> Result<Headlines, PlanError
     };
     let lockstep = setup.settings.unhidden;
     let baselines = run(subject.baselines, None, lockstep)?;
-    let helix = run(&[Strategy::Helix], Some(true), lockstep)?;
+    let helix = run(&[Strategy::Helix], Some(setup.hopb), lockstep)?;
     let off = run(&[Strategy::Helix], Some(false), lockstep)?;
     let whole = run(&[Strategy::Helix], Some(false), Exchange::Whole)?;
     let fastest = baselines.throughput.largest_x();
