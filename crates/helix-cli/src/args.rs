@@ -9,7 +9,7 @@ mod serve;
 mod timing;
 mod transport;
 
-pub use engine::EngineArgs;
+pub use engine::{EngineArgs, MlaUpArg};
 pub use layout::{Expected, LayoutArgs};
 pub use plan::PlanArgs;
 pub use probe::ProbeArgs;

@@ -78,6 +78,36 @@ fn the_appendixs_formulas_charge_more() {
     assert!(appendix.0 > corrected.0 && appendix.1 == corrected.1, "{appendix:?} {corrected:?}");
 }
 
+/// The choice of when latents become values is one that can be made, and told apart.
+#[test]
+fn latents_become_values_when_it_is_asked_for() {
+    let csv = directory().join("latents.csv");
+    let line = "plan --model deepseek-r1 --hardware gb200-nvl72 -c 1000000 --ranks 64 --kvp 64";
+    let ttl = |when: &str| {
+        let line = format!("{line} --hopb on --batch 256 --strategy helix --mla-up {when}");
+        let report = json(&format!("{line} --csv {}", csv.display()));
+        let text = std::fs::read_to_string(&csv).unwrap();
+        let mut columns = text.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let titles = columns.next().unwrap();
+        let of = |row: &[&str], title| {
+            let column = titles.iter().position(|name| *name == title);
+            row[column.expect(title)].to_owned()
+        };
+        for row in columns {
+            assert!(when == "auto" || of(&row, "mla_up") == when, "{row:?}");
+            assert_eq!(of(&row, "ffn_reduce"), report["chosen"]["ffn_reduce"].as_str().unwrap());
+            let pieces = number(&report["chosen"], "hopb_pieces");
+            assert_eq!(of(&row, "hopb_pieces"), pieces.to_string());
+            assert!(when != "auto" || pieces > 1.0, "{row:?}");
+        }
+        let told = stdout(&run(&line)).contains("mla-up=before");
+        assert_eq!(told, report["chosen"]["mla_up"] == "before", "{when}");
+        number(&report["chosen"], "ttl_ms")
+    };
+    let (before, after) = (ttl("before"), ttl("after"));
+    assert!(before != after && ttl("auto") == before.min(after), "{before} {after}");
+}
+
 #[test]
 fn tables_and_values_with_commas() {
     let csv = directory().join("fronts.csv");
@@ -164,48 +194,98 @@ fn fronts_are_drawn() {
     assert_eq!(png[16..24], [0, 0, 4, 176, 0, 0, 2, 188]);
 }
 
+fn emitted(line: &str) -> String {
+    let output = run(line);
+    assert_eq!(output.status.code(), Some(0), "{line}: {}", stderr(&output));
+    stdout(&output)
+}
+
 #[test]
-fn engines_are_told_the_layout() {
-    let emitted = |line: &str| {
-        let output = run(line);
-        assert_eq!(output.status.code(), Some(0), "{line}: {}", stderr(&output));
-        stdout(&output)
-    };
+fn engines_are_told_the_layout_and_the_cache() {
     let r1 = "plan --model deepseek-r1 --hardware hgx-b200 -c 131072 --ranks 8 --strategy helix \
-              --kvp 8 --tpa 1 --qkv replicate --batch 4 --hopb off";
+              --kvp 8 --tpa 1 --qkv replicate --batch 4 --hopb off --kv fp8";
     let vllm = emitted(&format!("{r1} --ep 8 --emit vllm"));
     let flags = "--tensor-parallel-size 8 --decode-context-parallel-size 8 --dcp-comm-backend a2a \
-         --cp-kv-cache-interleave-size 16 --dcp-q-replicate --enable-expert-parallel";
+         --cp-kv-cache-interleave-size 16 --dcp-q-replicate --enable-expert-parallel \
+         --kv-cache-dtype fp8 --max-model-len 131072 --max-num-seqs 4";
     assert_eq!(vllm, format!("vllm serve MODEL {flags}\n"));
     let sglang = emitted(&format!("{r1} --ep 4 --emit sglang"));
-    let flags =
-        "--tp-size 8 --dcp-size 8 --dcp-comm-backend a2a --dcp-replicate-q-proj --ep-size 4";
+    let flags = "--tp-size 8 --dcp-size 8 --dcp-comm-backend a2a --dcp-replicate-q-proj \
+         --ep-size 4 --kv-cache-dtype fp8_e4m3 --context-length 131072 --max-running-requests 4";
     assert_eq!(sglang, format!("python3 -m sglang.launch_server --model-path MODEL {flags}\n"));
     assert_eq!(
         emitted(&format!("{r1} --ep 4 --kv-block 32 --emit trtllm")),
         "tensor_parallel_size: 1\nmoe_tensor_parallel_size: 2\nmoe_expert_parallel_size: 4\n\
-         context_parallel_size: 8\ncp_config:\n  cp_type: HELIX\n  tokens_per_block: 32\n\
-         kv_cache_config:\n  tokens_per_block: 32\n"
+         max_seq_len: 131072\nmax_batch_size: 4\ncontext_parallel_size: 8\ncp_config:\n  \
+         cp_type: HELIX\n  tokens_per_block: 32\nkv_cache_config:\n  dtype: fp8\n  \
+         tokens_per_block: 32\n"
     );
-    let helix = emitted(&format!("{r1} --ep 4 --emit helix"));
-    let flags = "--strategy helix --kvp 8 --tpa 1 --tpf 2 --ep 4 --kv-block 16 --qkv replicate";
-    assert!(helix.starts_with(&format!("helix run MODEL {flags} --hopb off --mla-up ")), "{helix}");
+    let of_helix = r1.replace("--kv fp8", "--kv q8_0 --weights q4_k --mla-up before");
+    let flags = "--parallel 4 --context 131072 --kv-type q8_0 --weights q4_k --strategy helix \
+         --kvp 8 --tpa 1 --tpf 2 --ep 4 --kv-block 16 --qkv replicate --hopb off --mla-up before \
+         --ffn-reduce ";
+    let helix = emitted(&format!("{of_helix} --ep 4 --emit helix"));
+    assert!(helix.starts_with(&format!("helix serve MODEL {flags}")), "{helix}");
     // Every KV head has a slice of its own: the other ranks are what vLLM shards over.
     let llama = format!("{LLAMA} --ranks 16 --kvp 2 --tpa 8 --hopb off --batch 1 --strategy helix");
-    let vllm = emitted(&format!("{llama} --emit vllm"));
+    let vllm = emitted(&format!("{llama} --kv nvfp4 --emit vllm"));
     let flags = "--tensor-parallel-size 16 --decode-context-parallel-size 2 --dcp-comm-backend a2a \
-                 --cp-kv-cache-interleave-size 16";
+                 --cp-kv-cache-interleave-size 16 --kv-cache-dtype nvfp4 --max-model-len 1000000 \
+                 --max-num-seqs 1";
     assert_eq!(vllm, format!("vllm serve MODEL {flags}\n"));
     let gathered = r1.replace("replicate", "gather");
     let sglang = emitted(&format!("{gathered} --ep 8 --emit sglang"));
-    assert!(sglang.contains(" --no-dcp-replicate-q-proj --ep-size 8"), "{sglang}");
+    assert!(sglang.contains(" --no-dcp-replicate-q-proj --ep-size 8 "), "{sglang}");
+    let stages = format!("{LLAMA} --ranks 16 --strategy tp --tpa 8 --pp 2 --batch 3 --kv bf16");
+    let sglang = emitted(&format!("{stages} --emit sglang"));
+    assert!(sglang.contains(" MODEL --tp-size 8 --pp-size 2 --kv-cache-dtype bf16 "), "{sglang}");
+    let trtllm = emitted(&format!("{stages} --emit trtllm"));
+    assert!(trtllm.contains("\nmax_batch_size: 2\n"), "3 sequences in two stages: {trtllm}");
+    assert!(trtllm.ends_with("\nkv_cache_config:\n  dtype: auto\n"), "{trtllm}");
+}
+
+/// vLLM and TensorRT-LLM count an attention group's sequences, SGLang all.
+#[test]
+fn limits_are_of_what_the_engine_counts() {
     let groups = "plan --model deepseek-r1 --hardware hgx-b200 -c 4096 --ranks 8 --strategy dp-ep \
-                  --dp 8 --ep 8 --batch 8 --emit sglang";
-    let sglang = emitted(groups);
-    assert!(sglang.ends_with(" --tp-size 8 --ep-size 8 --attn-dp-size 8\n"), "{sglang}");
-    let stages = format!("{LLAMA} --ranks 16 --strategy tp --tpa 8 --pp 2 --batch 1 --emit");
-    let sglang = emitted(&format!("{stages} sglang"));
-    assert!(sglang.ends_with(" MODEL --tp-size 8 --pp-size 2\n"), "{sglang}");
+                  --dp 8 --ep 8 --batch 30 --kv bf16 --emit";
+    let sglang = emitted(&format!("{groups} sglang"));
+    let flags = "--attn-dp-size 8 --kv-cache-dtype bf16 --context-length 4096 \
+                 --max-running-requests 30";
+    assert!(sglang.ends_with(&format!(" --tp-size 8 --ep-size 8 {flags}\n")), "{sglang}");
+    let vllm = emitted(&format!("{groups} vllm"));
+    assert!(vllm.ends_with(" --max-model-len 4096 --max-num-seqs 4\n"), "{vllm}");
+    let trtllm = emitted(&format!("{groups} trtllm"));
+    assert!(trtllm.contains("\nmax_seq_len: 4096\nmax_batch_size: 4\n"), "{trtllm}");
+}
+
+/// A file's weights are as they are stored, where it is not asked to be quantised.
+#[test]
+fn helix_is_told_what_it_holds() {
+    let line = "plan --model MODEL --hardware epyc-9654-100g -c 512 --ranks 2 --batch 2 --pp 1 --dp 1 \
+                --strategy helix --hopb off";
+    let output = run(&format!("{line} --emit helix"));
+    let text = stdout(&output);
+    let flags = "--parallel 2 --context 512 --kv-type f16 --weights as-is --strategy ";
+    assert!(text.starts_with(&format!("helix serve MODEL {flags}")), "{text}");
+    assert!(stderr(&output).contains("MODEL is to be stored so"), "{}", stderr(&output));
+    let quantised = emitted(&format!("{line} --weights q8_0 --kv bf16 --emit helix"));
+    assert!(quantised.contains(" --kv-type bf16 --weights q8_0 "), "{quantised}");
+}
+
+#[test]
+fn a_cache_that_an_engine_cannot_hold_is_refused() {
+    let r1 = "plan --model deepseek-r1 --hardware hgx-b200 -c 131072 --ranks 8 --strategy helix \
+              --hopb off --ep 1 --batch 4 --emit";
+    refused(&format!("{r1} vllm"), &["vLLM", "no fp4 keys", "--kv bf16, f16 or fp8"]);
+    refused(&format!("{r1} vllm --kv nvfp4"), &["no nvfp4 keys"]);
+    refused(&format!("{r1} sglang --kv f16"), &["SGLang", "no f16", "--kv bf16, fp8 or nvfp4"]);
+    refused(&format!("{r1} trtllm --kv q8_0"), &["no q8_0", "--kv bf16, f16, fp8 or nvfp4"]);
+    refused(&format!("{r1} helix"), &["no fp4 keys", "--kv f16, bf16, f32 or q8_0"]);
+    refused(&format!("{r1} helix --kv f16"), &["no fp4 weights", "--weights q4_k or q8_0"]);
+    let many = "plan --model llama-3.1-8b --hardware hgx-b200 -c 512 --ranks 8 --kv f16 --batch \
+                1025 --weights q4_k --hopb off --pp 1 --dp 1 --strategy helix --emit helix";
+    refused(many, &["1024 sequences", "the plan has 1025"]);
 }
 
 #[test]
@@ -254,8 +334,19 @@ fn models_come_from_configurations_and_files() {
         let of_directory = json(&format!("{line} --ranks 2 --weights fp4"));
         assert_eq!(of_config["front"], of_directory["front"], "{name}");
     }
-    let report = json("plan --model MODEL --hardware epyc-9654-100g -c 512 --ranks 1..4 --kv f16");
+    let report = json("plan --model MODEL --hardware epyc-9654-100g -c 512 --ranks 1..4");
     assert!(!array(&report, "front").is_empty());
+}
+
+/// What was not said is what the engine would use, and the paper's where the paper is about.
+#[test]
+fn keys_and_values_are_as_the_machine_would_have_them() {
+    let kv = |hardware: &str| {
+        json(&format!("plan --model llama-3.1-8b --hardware {hardware} -c 512 --ranks 2"))["kv"]
+            .clone()
+    };
+    assert_eq!(kv("gb200-nvl72"), "fp4");
+    assert_eq!(kv("epyc-9654-100g"), "f16");
 }
 
 #[test]
@@ -270,6 +361,7 @@ fn impossible_requests_say_why() {
     refused(&format!("{LLAMA} --strategy helix --tpa 16"), &["tpa=16", "8 KV heads"]);
     refused(&format!("{LLAMA} --ep 2 --strategy helix"), &["ep=2 groups of 0 experts"]);
     refused(&format!("{LLAMA} --skew 0.5"), &["skew", "0.5"]);
+    refused(&format!("{LLAMA} --mla-up before"), &["no latents", "--mla-up"]);
     refused(&format!("{LLAMA} --batch 99999999999"), &["the batch is 99999999999"]);
     refused(&format!("{LLAMA} --ranks 0"), &["1 to 1024"]);
     refused(&format!("{LLAMA} --kv-block 0"), &["--kv-block 0"]);

@@ -1,14 +1,18 @@
-//! How engines are told to run a placement, and what they can't be told.
+//! How engines are told to run a placement with the cache that was planned, and what they can't be
+//! told.
 //!
 //! Flags and limits are those that vLLM 0.33.0 and SGLang 0.5.23 define and check, as their packages of
 //! November 2026 have them, and TensorRT-LLM's as its "Helix Parallelism" and its blog 21 document
 //! them.
 
+mod cache;
+
 use helix_layout::{Degrees, Layout, LayoutError, LayoutSpec, ModelShape, QkvMode, Strategy};
 use std::fmt;
 
-use crate::Chosen;
-use crate::costs::{FfnReduce, MlaUp, Tokens};
+use crate::costs::Tokens;
+use crate::{Chosen, Model};
+use cache::Held;
 
 /// Who is to run it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,14 +62,20 @@ pub enum LaunchError {
     },
 }
 
-/// How `engine` is told to run a configuration of a model of `shape`.
+/// How `engine` is told to run a configuration of `model`, of sequences of `context` positions.
 ///
 /// # Errors
 /// It can't be; the message says why.
-pub fn launch(engine: Engine, chosen: &Chosen, shape: &ModelShape) -> Result<Launch, LaunchError> {
+pub fn launch(
+    engine: Engine,
+    chosen: &Chosen,
+    model: &Model,
+    context: usize,
+) -> Result<Launch, LaunchError> {
+    let (shape, placement) = (&model.shape, chosen.row.placement);
     let limit = match engine {
         Engine::Helix => {
-            Layout::new(shape, chosen.row.placement.spec)?;
+            Layout::new(shape, placement.spec)?;
             helix_limit(chosen)
         }
         _ => foreign_limit(chosen, shape).or_else(|| match engine {
@@ -74,17 +84,20 @@ pub fn launch(engine: Engine, chosen: &Chosen, shape: &ModelShape) -> Result<Lau
             _ => tensorrt_limit(chosen),
         }),
     };
-    let placement = chosen.row.placement;
-    if let Some(why) = limit {
-        return Err(LaunchError::Limit { engine, placement: placement.to_string(), why });
-    }
+    let held = limit.map_or_else(|| Held::of(engine, chosen, model, context), Err);
+    let held = held.map_err(|why| {
+        let placement = placement.to_string();
+        LaunchError::Limit { engine, placement, why }
+    })?;
     let text = match engine {
-        Engine::Helix => helix_text(chosen, shape),
-        Engine::Vllm => vllm_text(chosen, shape),
-        Engine::Sglang => sglang_text(chosen),
-        Engine::TensorRtLlm => tensorrt_text(chosen, shape),
+        Engine::Helix => helix_text(chosen, shape, &held),
+        Engine::Vllm => vllm_text(chosen, shape, &held),
+        Engine::Sglang => sglang_text(chosen, &held),
+        Engine::TensorRtLlm => tensorrt_text(chosen, shape, &held),
     };
-    Ok(Launch { text, notes: notes(engine, chosen, shape) })
+    let mut notes = notes(engine, chosen, shape);
+    notes.extend(cache::notes(engine, &held, chosen, model));
+    Ok(Launch { text, notes })
 }
 
 fn helix_limit(chosen: &Chosen) -> Option<String> {
@@ -106,8 +119,8 @@ fn foreign_limit(chosen: &Chosen, shape: &ModelShape) -> Option<String> {
             "its FFN uses the ranks of attention, all of them; take --strategy helix".into(),
         );
     }
-    if kvp > 1 && chosen.hopb_pieces > 1 {
-        let pieces = chosen.hopb_pieces;
+    let pieces = chosen.row.hopb_pieces.unwrap_or(1);
+    if kvp > 1 && pieces > 1 {
         return Some(format!("it has no HOP-B, here {pieces} pieces; plan with --hopb off"));
     }
     if !shape.q_heads.is_multiple_of(tpa) {
@@ -178,32 +191,30 @@ fn tensorrt_limit(chosen: &Chosen) -> Option<String> {
     })
 }
 
-fn helix_text(chosen: &Chosen, shape: &ModelShape) -> String {
+fn helix_text(chosen: &Chosen, shape: &ModelShape, held: &Held) -> String {
     let placement = &chosen.row.placement;
     let LayoutSpec { degrees, strategy, kv_block, qkv } = placement.spec;
     let Degrees { kvp, tpa, dp, tpf, ep } = degrees;
-    let mut text = format!("helix run MODEL --strategy {strategy} --kvp {kvp} --tpa {tpa}");
+    let &Held { kv, context, sequences, weights } = held;
+    let mut text = format!(
+        "helix serve MODEL --parallel {sequences} --context {context} --kv-type {kv} --weights \
+         {weights} --strategy {strategy} --kvp {kvp} --tpa {tpa}"
+    );
     if dp > 1 {
         text += &format!(" --dp {dp}");
     }
     text += &format!(" --tpf {tpf} --ep {ep} --kv-block {kv_block} --qkv {qkv}");
     text += if placement.hopb && kvp > 1 { " --hopb auto" } else { " --hopb off" };
     if shape.mla.is_some() {
-        text += match placement.choices.mla_up {
-            MlaUp::Before => " --mla-up before",
-            MlaUp::After => " --mla-up after",
-        };
+        text += &format!(" --mla-up {}", placement.choices.mla_up);
     }
     if shape.moe.is_some() {
-        text += match placement.choices.ffn_reduce {
-            FfnReduce::World => " --ffn-reduce world",
-            FfnReduce::Grid => " --ffn-reduce grid",
-        };
+        text += &format!(" --ffn-reduce {}", placement.choices.ffn_reduce);
     }
     text
 }
 
-fn vllm_text(chosen: &Chosen, shape: &ModelShape) -> String {
+fn vllm_text(chosen: &Chosen, shape: &ModelShape, held: &Held) -> String {
     let placement = &chosen.row.placement;
     let LayoutSpec { degrees: Degrees { kvp, tpa, dp, ep, .. }, kv_block, qkv, .. } =
         placement.spec;
@@ -220,10 +231,11 @@ fn vllm_text(chosen: &Chosen, shape: &ModelShape) -> String {
     if ep > 1 {
         text += " --enable-expert-parallel";
     }
-    text
+    let Held { kv, context, sequences, .. } = held;
+    text + &format!(" --kv-cache-dtype {kv} --max-model-len {context} --max-num-seqs {sequences}")
 }
 
-fn sglang_text(chosen: &Chosen) -> String {
+fn sglang_text(chosen: &Chosen, held: &Held) -> String {
     let placement = &chosen.row.placement;
     let Degrees { kvp, dp, ep, .. } = placement.spec.degrees;
     let ranks = placement.spec.degrees.attention_ranks();
@@ -239,7 +251,10 @@ fn sglang_text(chosen: &Chosen) -> String {
     add(&mut text, "--pp-size", placement.pp);
     add(&mut text, "--ep-size", ep);
     add(&mut text, "--attn-dp-size", dp);
-    text
+    let Held { kv, context, sequences, .. } = held;
+    text + &format!(
+        " --kv-cache-dtype {kv} --context-length {context} --max-running-requests {sequences}"
+    )
 }
 
 /// A degree, unless it is the default.
@@ -250,7 +265,7 @@ fn add(text: &mut String, flag: &str, size: usize) {
 }
 
 /// For `trtllm-serve MODEL --config FILE`.
-fn tensorrt_text(chosen: &Chosen, shape: &ModelShape) -> String {
+fn tensorrt_text(chosen: &Chosen, shape: &ModelShape, held: &Held) -> String {
     let placement = &chosen.row.placement;
     let Degrees { kvp, tpa, dp, tpf, ep } = placement.spec.degrees;
     let mut text = format!("tensor_parallel_size: {}", tpa * dp);
@@ -263,12 +278,18 @@ fn tensorrt_text(chosen: &Chosen, shape: &ModelShape) -> String {
     if shape.moe.is_some() {
         text += &format!("\nmoe_tensor_parallel_size: {tpf}\nmoe_expert_parallel_size: {ep}");
     }
+    let Held { kv, context, sequences, .. } = held;
+    text += &format!("\nmax_seq_len: {context}\nmax_batch_size: {sequences}");
+    let block = placement.spec.kv_block;
     if kvp > 1 {
-        let block = placement.spec.kv_block;
         text += &format!(
             "\ncontext_parallel_size: {kvp}\ncp_config:\n  cp_type: HELIX\n  tokens_per_block: \
-             {block}\nkv_cache_config:\n  tokens_per_block: {block}"
+             {block}"
         );
+    }
+    text += &format!("\nkv_cache_config:\n  dtype: {kv}");
+    if kvp > 1 {
+        text += &format!("\n  tokens_per_block: {block}");
     }
     text
 }
@@ -294,12 +315,6 @@ fn notes(engine: Engine, chosen: &Chosen, shape: &ModelShape) -> Vec<String> {
             }
         }
         _ => {}
-    }
-    if placement.choices.tokens == Tokens::Dispatched {
-        notes.push(
-            "the plan sends tokens to the ranks of their experts alone; whether the engine does \
-             depends on its all-to-all backend, which is chosen elsewhere",
-        );
     }
     notes.into_iter().map(str::to_owned).collect()
 }

@@ -113,7 +113,7 @@ fn fits(degrees: &Degrees, strategy: Strategy) -> (bool, &'static str) {
     }
 }
 
-/// As [`LayoutSpec`], with stages and HOP-B.
+/// As [`LayoutSpec`], with stages and HOP-B, and with choices that are not the usual ones.
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let LayoutSpec { degrees, strategy, qkv, .. } = self.spec;
@@ -124,8 +124,15 @@ impl fmt::Display for Placement {
         if degrees.kvp > 1 {
             write!(f, " qkv={qkv} hopb={}", if self.hopb { "on" } else { "off" })?;
         }
-        if self.choices.tokens == Tokens::Dispatched {
-            write!(f, " tokens=dispatched")?;
+        let Choices { mla_up, ffn_reduce, tokens, .. } = self.choices;
+        if mla_up == MlaUp::Before {
+            write!(f, " mla-up={mla_up}")?;
+        }
+        if ffn_reduce == FfnReduce::Grid {
+            write!(f, " ffn-reduce={ffn_reduce}")?;
+        }
+        if tokens == Tokens::Dispatched {
+            write!(f, " tokens={tokens}")?;
         }
         Ok(())
     }
@@ -147,27 +154,9 @@ impl Serialize for Placement {
         out.serialize_field("kv_block", &kv_block)?;
         out.serialize_field("qkv", &qkv.to_string())?;
         out.serialize_field("hopb", &self.hopb)?;
-        out.serialize_field(
-            "ffn_reduce",
-            match self.choices.ffn_reduce {
-                FfnReduce::World => "world",
-                FfnReduce::Grid => "grid",
-            },
-        )?;
-        out.serialize_field(
-            "tokens",
-            match self.choices.tokens {
-                Tokens::Gathered => "gathered",
-                Tokens::Dispatched => "dispatched",
-            },
-        )?;
-        out.serialize_field(
-            "mla_up",
-            match self.choices.mla_up {
-                MlaUp::Before => "before",
-                MlaUp::After => "after",
-            },
-        )?;
+        out.serialize_field("ffn_reduce", &self.choices.ffn_reduce.to_string())?;
+        out.serialize_field("tokens", &self.choices.tokens.to_string())?;
+        out.serialize_field("mla_up", &self.choices.mla_up.to_string())?;
         out.end()
     }
 }

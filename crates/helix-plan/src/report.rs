@@ -53,6 +53,9 @@ pub struct Row {
     pub placement: crate::Placement,
     /// Sequences.
     pub batch: usize,
+    /// Pieces that HOP-B cuts the batch into, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hopb_pieces: Option<usize>,
     /// Milliseconds from one token of a sequence to its next.
     pub ttl_ms: f64,
     /// Interactivity.
@@ -86,8 +89,6 @@ pub struct Chosen {
     /// The configuration.
     #[serde(flatten)]
     pub row: Row,
-    /// Pieces that HOP-B cuts the batch into.
-    pub hopb_pieces: usize,
     /// What its busiest rank holds.
     pub held: Held,
     /// Bytes that a rank has room for.
@@ -112,8 +113,7 @@ impl Chosen {
         let candidate = Candidate::new(model, &timer, &query.settings, placement);
         let prediction = candidate.predict(batch, &mut Routings::new());
         Ok(Chosen {
-            row,
-            hopb_pieces: prediction.time.pieces,
+            row: Row { hopb_pieces: Some(prediction.time.pieces), ..row },
             held: candidate.held(batch),
             memory_bytes: candidate.room(),
             breakdown: prediction.breakdown(&placement, model),
@@ -126,6 +126,7 @@ impl From<Point> for Row {
         Row {
             placement: point.placement,
             batch: point.batch,
+            hopb_pieces: None,
             ttl_ms: point.ttl_s * 1e3,
             tokens_per_s_user: point.tokens_per_s_user(),
             tokens_per_s_rank: point.tokens_per_s_rank,
@@ -145,11 +146,19 @@ impl Report {
         let Some((_, _, fastest)) = fastest else {
             return Err(too_slow(model, machine, query));
         };
-        let answers = answers(&all, query, fastest);
-        let chosen = answers.first().map(|answer| Chosen::new(model, machine, query, answer.row));
-        let fronts = query.space.strategies.iter().map(|&strategy| StrategyFront {
-            strategy: strategy.to_string(),
-            front: rows(found.of(strategy)),
+        let look = |row: Row| Chosen::new(model, machine, query, row);
+        let rows = |fronts: &Fronts| {
+            let points = fronts.throughput.points();
+            points.map(|(.., point)| Ok(look(point.into())?.row)).collect::<Result<_, PlanError>>()
+        };
+        let mut answers = answers(&all, query, fastest);
+        for answer in &mut answers {
+            answer.row = look(answer.row)?.row;
+        }
+        let chosen = answers.first().map(|answer| look(answer.row));
+        let fronts = query.space.strategies.iter().map(|&strategy| {
+            let front = rows(found.of(strategy))?;
+            Ok(StrategyFront { strategy: strategy.to_string(), front })
         });
         Ok(Report {
             model: model.name.clone(),
@@ -158,8 +167,8 @@ impl Report {
             context: query.settings.context,
             weights: model.formats.weights.name.to_owned(),
             kv: model.formats.kv.name.to_owned(),
-            front: rows(&all),
-            fronts: fronts.collect(),
+            front: rows(&all)?,
+            fronts: fronts.collect::<Result<_, PlanError>>()?,
             answers,
             chosen: chosen.transpose()?,
             crossovers: Vec::new(),
@@ -173,8 +182,8 @@ impl Report {
     /// The fronts as comma-separated values, a header first: the front of all strategies, then
     /// each one's.
     pub fn csv(&self) -> String {
-        let mut text = "front,strategy,ranks,kvp,tpa,tpf,ep,pp,dp,qkv,hopb,batch,ttl_ms,\
-                        tokens_per_s_user,tokens_per_s_rank\n"
+        let mut text = "front,strategy,ranks,kvp,tpa,tpf,ep,pp,dp,qkv,hopb,hopb_pieces,mla_up,\
+                        ffn_reduce,tokens,batch,ttl_ms,tokens_per_s_user,tokens_per_s_rank\n"
             .to_owned();
         let own = self.fronts.iter().map(|of| (of.strategy.as_str(), &of.front));
         for (name, rows) in std::iter::once(("all", &self.front)).chain(own) {
@@ -190,7 +199,7 @@ fn csv_line(front: &str, row: &Row) -> String {
     let p = &row.placement;
     let d = &p.spec.degrees;
     format!(
-        "{front},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n",
+        "{front},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n",
         p.spec.strategy,
         p.ranks(),
         d.kvp,
@@ -201,15 +210,15 @@ fn csv_line(front: &str, row: &Row) -> String {
         d.dp,
         p.spec.qkv,
         if p.hopb { "on" } else { "off" },
+        row.hopb_pieces.unwrap_or(1),
+        p.choices.mla_up,
+        p.choices.ffn_reduce,
+        p.choices.tokens,
         row.batch,
         row.ttl_ms,
         row.tokens_per_s_user,
         row.tokens_per_s_rank
     )
-}
-
-fn rows(fronts: &Fronts) -> Vec<Row> {
-    fronts.throughput.points().map(|(.., point)| point.into()).collect()
 }
 
 /// The usual questions; the first one is the query's own.

@@ -1,6 +1,6 @@
 //! `helix plan`.
 
-use super::{OutputArgs, at_least};
+use super::{MlaUpArg, OutputArgs, at_least};
 use clap::{Args, ValueEnum};
 use helix_layout::{DEFAULT_KV_BLOCK, QkvMode, Strategy};
 use helix_plan::Format;
@@ -35,9 +35,10 @@ pub struct PlanArgs {
     /// with weights holds, or else fp4]
     #[arg(long, value_name = "FORMAT")]
     pub weights: Option<Format>,
-    /// Format of keys and values
-    #[arg(long, value_name = "FORMAT", default_value = "fp4")]
-    pub kv: Format,
+    /// Format of keys and values [default: fp4, the paper's, on machines that compute in it, or
+    /// else f16, the engine's]
+    #[arg(long, value_name = "FORMAT")]
+    pub kv: Option<Format>,
     /// Threads of a rank, where ranks are teams of threads [default: the node's cores, divided by
     /// its ranks]
     #[arg(short, long, value_name = "N", value_parser = at_least(1))]
@@ -107,6 +108,10 @@ pub struct DegreeArgs {
     /// Whether a request's all-to-all runs while the next one's attention does
     #[arg(long, value_name = "on|off")]
     pub hopb: Option<Switch>,
+    /// Where latent attention (MLA) turns latents to values: before the all-to-all or after it;
+    /// auto tries both [default: auto]
+    #[arg(long, value_name = "WHEN")]
+    pub mla_up: Option<MlaUpArg>,
 }
 
 /// Which of the paper's formulas.
@@ -194,8 +199,8 @@ the like only such layouts are tried; what is illegal or does not fit is refused
 Examples:
   helix plan --model llama-3.1-405b --hardware gb200-nvl72 --context 1000000
   helix plan --model deepseek-r1 --hardware hgx-h200 --context 131072 --ranks 8..64 --ttl 30 --weights fp8 --kv bf16
-  helix plan --model model.gguf --hardware machine.toml --context 32768 --ranks 1..4 --kv f16 --json
-  helix plan --model deepseek-r1 --hardware hgx-b200 --context 131072 --ranks 8 --hopb off --emit vllm
+  helix plan --model model.gguf --hardware machine.toml --context 32768 --ranks 1..4 --json
+  helix plan --model deepseek-r1 --hardware hgx-b200 --context 131072 --ranks 8 --kv fp8 --hopb off --emit vllm
   helix plan --model deepseek-r1 --hardware gb200-nvl72 --context 1000000 --html plan.html";
 
 #[cfg(test)]

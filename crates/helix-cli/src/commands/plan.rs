@@ -4,8 +4,8 @@ pub mod inputs;
 mod page;
 mod plot;
 
-use crate::args::PlanArgs;
-use crate::args::plan::{EngineArg, FormulasArg, Switch};
+use crate::args::plan::{DegreeArgs, EngineArg, FormulasArg, Switch};
+use crate::args::{MlaUpArg, PlanArgs};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::hardware;
@@ -13,7 +13,7 @@ use crate::output;
 use crate::output::Table;
 use crate::whole_file::WholeFile;
 use helix_layout::Strategy;
-use helix_plan::costs::{Choices, Formulas};
+use helix_plan::costs::{Choices, Formulas, MlaUp};
 use helix_plan::launch::{Engine, launch};
 use helix_plan::{
     Batches, Chosen, Crossover, Duel, Fixed, Machine, Model, Popularity, Query, Report, Row,
@@ -25,9 +25,13 @@ use plot::Picture;
 /// Runs the command.
 pub fn run(args: PlanArgs) -> Outcome {
     let console = Console::new(args.output.quiet);
-    let model = model(&args, &console)?;
     let machine = hardware::named(&args.hardware)?;
+    let model = model(&args, &machine, &console)?;
     let query = query(&args, threads(&args, &machine))?;
+    if query.space.mla_up.is_some() && model.shape.mla.is_none() {
+        let problem = "has no latents to turn to values: leave --mla-up out";
+        return Err(Failure::request(format!("{} {problem}", model.name)));
+    }
     let html = args.html.as_deref().map(|path| WholeFile::new("--html", path)).transpose()?;
     let picture = args.plot.as_deref().map(Picture::of).transpose()?;
     let plot = args.plot.as_deref().map(|path| WholeFile::new("--plot", path)).transpose()?;
@@ -52,21 +56,26 @@ pub fn run(args: PlanArgs) -> Outcome {
         console.note(&format!("note: {note}"));
     }
     match (&report.chosen, args.emit) {
-        (Some(chosen), Some(engine)) => emit(engine, chosen, &model, &console),
+        (Some(chosen), Some(engine)) => emit(engine, chosen, (&model, args.context), &console),
         _ if args.output.json => output::json(&report),
         _ => print(&report, &args, &console),
     }
 }
 
 /// How an engine is told to run a layout.
-fn emit(engine: EngineArg, chosen: &Chosen, model: &Model, console: &Console) -> Outcome {
+fn emit(
+    engine: EngineArg,
+    chosen: &Chosen,
+    (model, context): (&Model, usize),
+    console: &Console,
+) -> Outcome {
     let engine = match engine {
         EngineArg::Helix => Engine::Helix,
         EngineArg::Vllm => Engine::Vllm,
         EngineArg::Sglang => Engine::Sglang,
         EngineArg::Trtllm => Engine::TensorRtLlm,
     };
-    let launch = launch(engine, chosen, &model.shape).map_err(Failure::request)?;
+    let launch = launch(engine, chosen, model, context).map_err(Failure::request)?;
     console.note(&format!("{}, {} users", chosen.row.placement, chosen.row.batch));
     launch.notes.iter().for_each(|note| console.note(&format!("note: {note}")));
     output::line(&launch.text)
@@ -85,6 +94,15 @@ fn points(
         Ok(page::Points { strategy: of.strategy.clone(), front })
     };
     report.fronts.iter().map(of).collect()
+}
+
+/// When latents become values, where that was settled.
+fn mla_up(degrees: &DegreeArgs) -> Option<MlaUp> {
+    match degrees.mla_up {
+        Some(MlaUpArg::Before) => Some(MlaUp::Before),
+        Some(MlaUpArg::After) => Some(MlaUp::After),
+        Some(MlaUpArg::Auto) | None => None,
+    }
 }
 
 fn query(args: &PlanArgs, threads: usize) -> Outcome<Query> {
@@ -120,6 +138,7 @@ fn query(args: &PlanArgs, threads: usize) -> Outcome<Query> {
         kv_block: degrees.kv_block,
         qkv: degrees.qkv,
         hopb: degrees.hopb.map(|switch| switch == Switch::On),
+        mla_up: mla_up(&degrees),
         ..Space::new(args.ranks.0.clone())
     };
     let batches = match args.batch.is_empty() {
@@ -171,8 +190,8 @@ fn print(report: &Report, args: &PlanArgs, console: &Console) -> Outcome {
     Ok(())
 }
 
-const TITLES: [&str; 7] =
-    ["question", "layout", "ranks", "batch", "TTL ms", "tokens/s/user", "tokens/s/rank"];
+const TITLES: [&str; 8] =
+    ["question", "layout", "ranks", "batch", "pieces", "TTL ms", "tokens/s/user", "tokens/s/rank"];
 
 fn cells(question: &str, row: &Row) -> Vec<String> {
     vec![
@@ -180,6 +199,7 @@ fn cells(question: &str, row: &Row) -> Vec<String> {
         row.placement.to_string(),
         row.placement.ranks().to_string(),
         row.batch.to_string(),
+        row.hopb_pieces.unwrap_or(1).to_string(),
         format!("{:.3}", row.ttl_ms),
         format!("{:.2}", row.tokens_per_s_user),
         format!("{:.3}", row.tokens_per_s_rank),
@@ -206,9 +226,6 @@ fn print_chosen(chosen: &Chosen, question: &str) -> Outcome {
         gb(held.workspace_bytes),
         gb(chosen.memory_bytes)
     ))?;
-    if chosen.hopb_pieces > 1 {
-        output::line(&format!("HOP-B cuts the batch into {} pieces.", chosen.hopb_pieces))?;
-    }
     let mut table = Table::new(1, ["line", "ms", "%"]);
     for term in &chosen.breakdown {
         table.row(vec![

@@ -1,5 +1,7 @@
 //! What is chosen beside the layout.
 
+use std::fmt;
+
 /// Choices that change what lines cost, beside the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choices {
@@ -32,6 +34,15 @@ impl MlaUp {
     pub const ALL: [MlaUp; 2] = [MlaUp::After, MlaUp::Before];
 }
 
+impl fmt::Display for MlaUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            MlaUp::Before => "before",
+            MlaUp::After => "after",
+        })
+    }
+}
+
 /// How the FFN's results come together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FfnReduce {
@@ -46,6 +57,15 @@ impl FfnReduce {
     pub const ALL: [FfnReduce; 2] = [FfnReduce::World, FfnReduce::Grid];
 }
 
+impl fmt::Display for FfnReduce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            FfnReduce::World => "world",
+            FfnReduce::Grid => "grid",
+        })
+    }
+}
+
 /// How tokens of attention groups come to experts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tokens {
@@ -54,6 +74,15 @@ pub enum Tokens {
     /// Each goes to the ranks of its experts, and comes back: DeepSeek's all-to-alls. Shared
     /// experts are whole on every rank. Where each group is one rank with whole experts.
     Dispatched,
+}
+
+impl fmt::Display for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Tokens::Gathered => "gathered",
+            Tokens::Dispatched => "dispatched",
+        })
+    }
 }
 
 /// Which formulas.

@@ -4,6 +4,7 @@ use crate::args::PlanArgs;
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::location;
+use helix_kernels::kv::KvType;
 use helix_layout::{Layout, LayoutSpec, MlaShape, ModelShape, MoeShape, Rank, Strategy};
 use helix_model::{Config, HeldIn};
 use helix_plan::{Format, Formats, Machine, Model, ModelError, Part, Window};
@@ -12,10 +13,19 @@ use std::path::Path;
 /// The format of weights where nothing says another: the paper's.
 const DEFAULT_WEIGHTS: &str = "fp4";
 
-/// The model that is asked for.
-pub fn model(args: &PlanArgs, console: &Console) -> Outcome<Model> {
+/// The format of keys and values where nothing says another: the paper's where the machine computes
+/// in it, or else the engine's own.
+fn default_kv(machine: &Machine) -> Outcome<Format> {
+    let has_fp4 = machine.profile().arithmetic.contains_key(DEFAULT_WEIGHTS);
+    let name = if has_fp4 { DEFAULT_WEIGHTS } else { KvType::F16.name() };
+    name.parse().map_err(Failure::request)
+}
+
+/// The model that is asked for, with keys and values as `machine` would have them unless told.
+pub fn model(args: &PlanArgs, machine: &Machine, console: &Console) -> Outcome<Model> {
     let default: Format = DEFAULT_WEIGHTS.parse().map_err(Failure::request)?;
-    let formats = Formats::uniform(args.weights.unwrap_or(default), args.kv);
+    let kv = args.kv.map_or_else(|| default_kv(machine), Ok)?;
+    let formats = Formats::uniform(args.weights.unwrap_or(default), kv);
     let name = args.model.to_string_lossy();
     let is_config = args.model.extension().is_some_and(|extension| extension == "json");
     if !args.model.exists() {
