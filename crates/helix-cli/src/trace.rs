@@ -6,8 +6,7 @@ use crate::whole_file::WholeFile;
 use helix_comm::Flight;
 use helix_engine::{Engine, RankTrace, Span};
 use serde_json::{Value, json};
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::time::Instant;
 
 /// A trace to write, if one was asked for.
@@ -32,11 +31,7 @@ impl Trace {
     pub fn write(&self, engine: &Engine) -> Outcome {
         let Some((file, _)) = &self.target else { return Ok(()) };
         let ranks = engine.trace()?;
-        file.write(|path| {
-            let mut out = BufWriter::new(File::create(path)?);
-            write(&mut out, &ranks, &engine.layout().name())?;
-            out.flush()
-        })
+        file.write(|mut out| write(&mut out, &ranks, &engine.layout().name()))
     }
 }
 

@@ -8,7 +8,11 @@ use common::{
 use helix_model::Model;
 use safetensors::SafeTensors;
 use serde_json::Value;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::process::Command;
 
 const PROMPT: &str = "'a prompt of some twenty tokens, more than a block'";
 
@@ -126,6 +130,21 @@ fn logits_are_the_same_bits_on_any_threads_and_close_on_any_layout() {
     assert!(apart < 1e-4, "{apart}");
     let names = std::fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(names, 3, "nothing but the files is left behind");
+}
+
+/// Open for both, a FIFO waits for nobody; it holds 64 KB.
+#[test]
+fn logits_go_into_a_fifo() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let mut fifo = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    json(&format!("logits MODEL --tokens 1,2,3 --out {}", path.display()));
+    assert!(path.metadata().unwrap().file_type().is_fifo());
+    let mut bytes = vec![0; 1 << 16];
+    let read = fifo.read(&mut bytes).unwrap();
+    let file = SafeTensors::deserialize(&bytes[..read]).unwrap();
+    assert_eq!(file.tensor("logits").unwrap().shape(), [3, 300]);
 }
 
 #[test]

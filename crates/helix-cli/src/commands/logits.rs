@@ -9,9 +9,11 @@ use crate::{figures, output, setup};
 use helix_engine::{Engine, EngineOptions};
 use helix_model::Model;
 use helix_scheduler::{Step, Wanted};
-use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
+use safetensors::SafeTensorError;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::json;
 use std::collections::HashMap;
+use std::io::Write;
 
 /// Tokens of a step: their rows of logits must fit in memory at once.
 const STEP_TOKENS: usize = 128;
@@ -42,10 +44,7 @@ pub fn run(args: LogitsArgs, ranks: &Ranks) -> Outcome {
         ("weights".to_owned(), args.engine.weights.name().to_owned()),
     ]);
     let shape = [tokens.len(), engine.vocab()];
-    target.write(|path| {
-        let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes)?;
-        serialize_to_file([("logits", view)], Some(metadata), path)
-    })?;
+    target.write(|out| write(out, metadata, &shape, &bytes))?;
     let out = target.path().display();
     if args.output.json {
         let document = json!({ "out": out.to_string(), "layout": layout.name(), "shape": shape });
@@ -87,4 +86,22 @@ fn logits(engine: &mut Engine, tokens: &[u32], console: &Console) -> Outcome<Vec
         bar.add(piece.len() as u64);
     }
     Ok(bytes)
+}
+
+/// A safetensors file of one tensor. The crate writes to places of its own choice, or to memory,
+/// which then holds all logits twice.
+fn write(
+    out: &mut dyn Write,
+    metadata: HashMap<String, String>,
+    shape: &[usize],
+    bytes: &[u8],
+) -> Result<(), SafeTensorError> {
+    let data_offsets = (0, bytes.len());
+    let tensor = TensorInfo { dtype: Dtype::F32, shape: shape.to_vec(), data_offsets };
+    let header = Metadata::new(Some(metadata), vec![("logits".to_owned(), tensor)])?;
+    let mut header = serde_json::to_vec(&header)?;
+    header.resize(header.len().next_multiple_of(size_of::<u64>()), b' ');
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    Ok(out.write_all(bytes)?)
 }

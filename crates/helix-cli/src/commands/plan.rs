@@ -46,11 +46,11 @@ pub fn run(args: PlanArgs) -> Outcome {
     }
     if let Some(file) = html {
         let page = page::page(&report, &points(&model, &machine, &query, &report)?)?;
-        file.write(|path| std::fs::write(path, page))?;
+        file.write(|out| out.write_all(page.as_bytes()))?;
     }
     if let (Some(picture), Some(file)) = (picture, plot) {
         let drawn = picture.draw(&report)?;
-        file.write(|path| std::fs::write(path, drawn))?;
+        file.write(|out| out.write_all(&drawn))?;
     }
     for note in &report.notes {
         console.note(&format!("note: {note}"));

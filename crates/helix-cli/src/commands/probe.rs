@@ -56,7 +56,7 @@ pub fn run(args: ProbeArgs, ranks: &Ranks) -> Outcome {
     let name = args.name.unwrap_or_else(|| host::name(cores));
     let machine = Machine::new(profile::of(&findings, name, cores, host::total_memory()))
         .map_err(|error| Failure::Running(anyhow!(error).context("what was measured is absurd")))?;
-    out.write(|path| std::fs::write(path, machine.to_toml()))?;
+    out.write(|file| file.write_all(machine.to_toml().as_bytes()))?;
     let (rows, seconds) = (report::rows(&findings), begun.elapsed().as_secs_f64());
     if args.output.json {
         let profile = machine.profile();
