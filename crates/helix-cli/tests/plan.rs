@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{array, directory, file, fixture, json, number, run, stderr, stdout};
+use common::{array, directory, file, fixture, helix, json, number, run, stderr, stdout, words};
 use serde_json::Value;
 use std::process::Command;
 
@@ -124,6 +124,43 @@ fn tables_and_values_with_commas() {
     let title = csv.lines().next().unwrap();
     assert!(title.starts_with("front,strategy,ranks,kvp"), "{title}");
     assert!(csv.lines().count() > 4 && csv.lines().all(|line| columns(line) == columns(title)));
+}
+
+/// A limit on the size of files ends the first write.
+#[test]
+fn a_file_that_cannot_be_written_whole_stays_as_it_was() {
+    for name in ["kept.csv", "kept.html", "kept.svg"] {
+        let kept = file(name, "keep");
+        let (_, ending) = name.split_once('.').unwrap();
+        let flag = ending.replace("svg", "plot");
+        let line = format!("{LLAMA} --ranks 8,16 -q --{flag} {}", kept.display());
+        let script = format!("ulimit -f 0; exec {} {line}", env!("CARGO_BIN_EXE_helix"));
+        let output = Command::new("sh").args(["-c", &script]).output().expect("a shell");
+        assert!(!output.status.success(), "{}", stderr(&output));
+        assert_eq!(std::fs::read_to_string(kept).unwrap(), "keep", "{name}");
+    }
+}
+
+#[test]
+fn what_is_refused_writes_no_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |flag: &str, name: &str| format!("{flag} {}", folder.path().join(name).display());
+    let files = [at("--csv", "x.csv"), at("--html", "x.html"), at("--plot", "x.svg")].join(" ");
+    let line = format!("{LLAMA} --ranks 16 --batch 1 --strategy helix --hopb off --kvp 4 --tpa 4");
+    refused(&format!("{line} --emit vllm {files}"), &["vLLM", "8 KV heads"]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Where standard output goes, both are kept.
+#[test]
+fn a_file_that_is_standard_output_keeps_what_is_said() {
+    let path = directory().join("both.csv");
+    let line = format!("{LLAMA} --ranks 8 --csv {}", path.display());
+    let out = std::fs::File::create(&path).unwrap();
+    let status = helix(words(&line)).stdout(out).status().expect("helix runs");
+    assert!(status.success());
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.starts_with("front,strategy,ranks") && text.contains("fastest token"), "{text}");
 }
 
 /// The page in a browser: every point drawn, hovered and clicked, every strategy switched off and on.
@@ -367,10 +404,12 @@ fn impossible_requests_say_why() {
     refused(&format!("{LLAMA} --kv-block 0"), &["--kv-block 0"]);
     refused(&format!("{LLAMA} --weights fp3"), &["fp3", "q4_k"]);
     refused("plan --model llama-3.1-8b --hardware gb200-nvl72 -c 99999999999999", &["the context"]);
-    refused(&format!("{LLAMA} --csv {}/none/x.csv", directory().display()), &["cannot write"]);
     refused(&format!("{LLAMA} --plot fronts.gif"), &["--plot", ".svg or .png"]);
-    let page = format!("{}/none/x.html", directory().display());
-    refused(&format!("{LLAMA} --html {page}"), &["--html", "there is no directory"]);
+    // Nothing is searched first: no plan keeps a token to 1 ms.
+    for flag in ["--csv none.csv", "--html none.html", "--plot none.svg"] {
+        let flag = flag.replace(' ', &format!(" {}/none/", directory().display()));
+        refused(&format!("{LLAMA} --ttl 1 {flag}"), &[&flag[..5], "there is no directory"]);
+    }
 }
 
 #[test]

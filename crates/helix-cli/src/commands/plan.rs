@@ -14,13 +14,14 @@ use crate::output::Table;
 use crate::whole_file::WholeFile;
 use helix_layout::Strategy;
 use helix_plan::costs::{Choices, Formulas, MlaUp};
-use helix_plan::launch::{Engine, launch};
+use helix_plan::launch::{Engine, Launch, launch};
 use helix_plan::{
     Batches, Chosen, Crossover, Duel, Fixed, Machine, Model, Popularity, Query, Report, Row,
     Settings, Space, StrategyFront, Verdict, crossovers,
 };
 use inputs::{model, threads};
 use plot::Picture;
+use std::path::PathBuf;
 
 /// Runs the command.
 pub fn run(args: PlanArgs) -> Outcome {
@@ -32,50 +33,82 @@ pub fn run(args: PlanArgs) -> Outcome {
         let problem = "has no latents to turn to values: leave --mla-up out";
         return Err(Failure::request(format!("{} {problem}", model.name)));
     }
-    let html = args.html.as_deref().map(|path| WholeFile::new("--html", path)).transpose()?;
-    let picture = args.plot.as_deref().map(Picture::of).transpose()?;
-    let plot = args.plot.as_deref().map(|path| WholeFile::new("--plot", path)).transpose()?;
+    let files = Files::of(&args)?;
     let mut report = Report::new(&model, &machine, &query)?;
     if args.crossovers {
         report.crossovers = crossovers(&model, &machine, &query)?;
     }
-    if let Some(path) = &args.csv {
-        std::fs::write(path, report.csv()).map_err(|error| {
-            Failure::request(format!("{}: cannot write it: {error}", path.display()))
-        })?;
-    }
-    if let Some(file) = html {
-        let page = page::page(&report, &points(&model, &machine, &query, &report)?)?;
-        file.write(|out| out.write_all(page.as_bytes()))?;
-    }
-    if let (Some(picture), Some(file)) = (picture, plot) {
-        let drawn = picture.draw(&report)?;
-        file.write(|out| out.write_all(&drawn))?;
-    }
+    let launch = match (&report.chosen, args.emit) {
+        (Some(chosen), Some(engine)) => Some(launched(engine, chosen, (&model, args.context))?),
+        _ => None,
+    };
+    files.write(&report, || points(&model, &machine, &query, &report))?;
     for note in &report.notes {
         console.note(&format!("note: {note}"));
     }
-    match (&report.chosen, args.emit) {
-        (Some(chosen), Some(engine)) => emit(engine, chosen, (&model, args.context), &console),
+    match (&report.chosen, launch) {
+        (Some(chosen), Some(launch)) => emit(&launch, chosen, &console),
         _ if args.output.json => output::json(&report),
         _ => print(&report, &args, &console),
     }
 }
 
+/// The files that are asked for.
+struct Files {
+    csv: Option<WholeFile>,
+    html: Option<WholeFile>,
+    plot: Option<(Picture, WholeFile)>,
+}
+
+impl Files {
+    fn of(args: &PlanArgs) -> Outcome<Files> {
+        let whole = |flag: &str, path: &Option<PathBuf>| {
+            path.as_deref().map(|path| WholeFile::new(flag, path)).transpose()
+        };
+        let picture = args.plot.as_deref().map(Picture::of).transpose()?;
+        Ok(Files {
+            csv: whole("--csv", &args.csv)?,
+            html: whole("--html", &args.html)?,
+            plot: picture.zip(whole("--plot", &args.plot)?),
+        })
+    }
+
+    /// Makes all of them before it writes one.
+    fn write(
+        &self,
+        report: &Report,
+        points: impl FnOnce() -> Outcome<Vec<page::Points>>,
+    ) -> Outcome {
+        let mut made = Vec::new();
+        if let Some(file) = &self.csv {
+            made.push((file, report.csv().into_bytes()));
+        }
+        if let Some(file) = &self.html {
+            made.push((file, page::page(report, &points()?)?.into_bytes()));
+        }
+        if let Some((picture, file)) = &self.plot {
+            made.push((file, picture.draw(report)?));
+        }
+        made.iter().try_for_each(|(file, bytes)| file.write(|out| out.write_all(bytes)))
+    }
+}
+
 /// How an engine is told to run a layout.
-fn emit(
+fn launched(
     engine: EngineArg,
     chosen: &Chosen,
     (model, context): (&Model, usize),
-    console: &Console,
-) -> Outcome {
+) -> Outcome<Launch> {
     let engine = match engine {
         EngineArg::Helix => Engine::Helix,
         EngineArg::Vllm => Engine::Vllm,
         EngineArg::Sglang => Engine::Sglang,
         EngineArg::Trtllm => Engine::TensorRtLlm,
     };
-    let launch = launch(engine, chosen, model, context).map_err(Failure::request)?;
+    launch(engine, chosen, model, context).map_err(Failure::request)
+}
+
+fn emit(launch: &Launch, chosen: &Chosen, console: &Console) -> Outcome {
     console.note(&format!("{}, {} users", chosen.row.placement, chosen.row.batch));
     launch.notes.iter().for_each(|note| console.note(&format!("note: {note}")));
     output::line(&launch.text)
