@@ -386,6 +386,36 @@ fn keys_and_values_are_as_the_machine_would_have_them() {
     assert_eq!(kv("epyc-9654-100g"), "f16");
 }
 
+/// By the name that was given, where the directory's says nothing of the model.
+#[test]
+fn a_configuration_keeps_its_files_name() {
+    let plan = |of: &str, (key, value): (&str, usize), name: &str| {
+        let text = std::fs::read_to_string(format!("{}/config.json", fixture(of))).unwrap();
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        config[key] = value.into();
+        file(name, config.to_string());
+        let line = format!("plan --model {name} --hardware gb200-nvl72 -c 512 --ranks 1 --json");
+        helix(words(&line)).current_dir(directory()).output().expect("helix runs")
+    };
+    let output = plan("llama3", ("num_key_value_heads", 9), "kv9.json");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    for name in ["model", "model_source"] {
+        assert_eq!(report[name], "kv9.json");
+    }
+    for (of, change, name, words) in [
+        ("llama3", ("hidden_size", 0), "zero.json", "hidden_size = 0"),
+        ("deepseek-v3", ("first_k_dense_replace", 3), "dense.json", "MoE layers is 0"),
+    ] {
+        let output = plan(of, change, name);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.starts_with(&format!("error: {name}: ")) && text.contains(words), "{text}");
+    }
+    let missing = format!("{}/missing.json", directory().display());
+    let line = format!("plan --model {missing} --hardware gb200-nvl72 -c 512");
+    refused(&line, &[&format!("cannot read {missing}")]);
+}
+
 #[test]
 fn impossible_requests_say_why() {
     refused("plan --model llama-9 --hardware gb200-nvl72 -c 9", &["llama-9", "llama-3.1-405b"]);

@@ -22,7 +22,8 @@ use crate::{Gguf, ModelError};
 pub struct Config {
     /// The architecture.
     pub arch: Arch,
-    /// `general.name`, or the directory's, or the architecture's.
+    /// `general.name`, or the directory's, or the file's of a configuration alone that is not called
+    /// `config.json`, or the architecture's.
     pub name: String,
     /// Transformer layers.
     pub layers: usize,
@@ -158,10 +159,7 @@ impl Config {
     /// Reads a Hugging Face model's configuration from its JSON file alone, as `config.json` is
     /// downloaded without the weights.
     pub fn of_json(path: &Path) -> Result<Config, ModelError> {
-        let (parent, file) = (path.parent(), path.file_name().and_then(|name| name.to_str()));
-        let parent = parent.filter(|parent| !parent.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        Config::of_directory(&Directory::without_weights(parent, file.unwrap_or_default())?)
+        Config::of_directory(&Directory::without_weights(path)?)
     }
 
     /// Reads and checks `config.json`.

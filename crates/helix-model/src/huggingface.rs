@@ -6,6 +6,7 @@ mod text;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -32,6 +33,8 @@ const MAX_JSON_BYTES: u64 = 256 << 20;
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
+    /// Where `config` was read.
+    config_path: PathBuf,
     config: serde_json::Value,
     files: Vec<Bytes>,
     tensors: HashMap<String, Located>,
@@ -51,8 +54,11 @@ pub(crate) struct Located {
 impl Directory {
     /// Reads `config.json` and maps `model.safetensors`, or all files of its index.
     pub(crate) fn open(path: &Path) -> Result<Directory, ModelError> {
-        let mut directory = Directory::without_weights(path, CONFIG)?;
-        let index: Option<Index> = read_json(path, INDEX)?;
+        let config_path = path.join(CONFIG);
+        let config = read_json(&config_path)?;
+        let config = config.ok_or_else(|| ModelError::NoConfig { path: path.to_owned() })?;
+        let mut directory = Directory::new(path.to_owned(), config_path, config)?;
+        let index: Option<Index> = read_json(&path.join(INDEX))?;
         match index {
             Some(index) => directory.map_index(&index)?,
             None if path.join(SINGLE).exists() => {
@@ -64,11 +70,26 @@ impl Directory {
         Ok(directory)
     }
 
-    /// Reads the configuration alone, from the file called `config`: no tensor is known.
-    pub(crate) fn without_weights(path: &Path, config: &str) -> Result<Directory, ModelError> {
+    /// Reads the configuration alone, whatever its file is called: no tensor is known.
+    pub(crate) fn without_weights(config_path: &Path) -> Result<Directory, ModelError> {
+        let config = read_json(config_path)?.ok_or_else(|| ModelError::Io {
+            path: config_path.to_owned(),
+            source: io::ErrorKind::NotFound.into(),
+        })?;
+        let parent = config_path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        Directory::new(parent.to_owned(), config_path.to_owned(), config)
+    }
+
+    fn new(
+        path: PathBuf,
+        config_path: PathBuf,
+        config: serde_json::Value,
+    ) -> Result<Directory, ModelError> {
         let directory = Directory {
-            path: path.to_owned(),
-            config: require(path, config)?,
+            path,
+            config_path,
+            config,
             files: Vec::new(),
             tensors: HashMap::new(),
             prefix: "",
@@ -200,7 +221,13 @@ impl Directory {
     }
 
     pub(crate) fn in_config(&self, error: ModelError) -> ModelError {
-        error.in_file(&self.path.join(CONFIG))
+        error.in_file(&self.config_path)
+    }
+
+    /// The name of a configuration that is not called as in directories.
+    pub(crate) fn own_config_name(&self) -> Option<String> {
+        let name = self.config_path.file_name().filter(|name| *name != CONFIG)?;
+        Some(name.to_string_lossy().into_owned())
     }
 
     /// A tensor with its name as the directory has it.
@@ -214,15 +241,16 @@ impl Directory {
 
     /// One of the other JSON files, if it is there.
     pub(crate) fn json(&self, name: &str) -> Result<Option<serde_json::Value>, ModelError> {
-        read_json(&self.path, name)
+        read_json(&self.path.join(name))
     }
 
     /// One of the other files, if it is there.
     pub(crate) fn text(&self, name: &str) -> Result<Option<String>, ModelError> {
-        let Some(bytes) = read(&self.path, name)? else { return Ok(None) };
+        let path = self.path.join(name);
+        let Some(bytes) = read(&path)? else { return Ok(None) };
         let text = String::from_utf8(bytes)
             .map_err(|_| ModelError::Utf8 { what: "the text".to_owned(), offset: 0 });
-        text.map(Some).map_err(|error| error.in_file(&self.path.join(name)))
+        text.map(Some).map_err(|error| error.in_file(&path))
     }
 
     /// The path of one of its files, for errors.
@@ -246,34 +274,27 @@ fn is_plain(file: &str) -> bool {
         && !file.contains(['/', '\\', '\0'])
 }
 
-fn require(directory: &Path, name: &str) -> Result<serde_json::Value, ModelError> {
-    read_json(directory, name)?.ok_or_else(|| ModelError::NoConfig { path: directory.to_owned() })
-}
-
-fn read_json<T: DeserializeOwned>(directory: &Path, name: &str) -> Result<Option<T>, ModelError> {
-    let Some(bytes) = read(directory, name)? else { return Ok(None) };
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ModelError> {
+    let Some(bytes) = read(path)? else { return Ok(None) };
     let parsed = serde_json::from_slice(&bytes);
-    parsed.map(Some).map_err(|error| {
-        ModelError::Json { problem: error.to_string() }.in_file(&directory.join(name))
-    })
+    parsed.map(Some).map_err(|error| ModelError::Json { problem: error.to_string() }.in_file(path))
 }
 
 /// The bytes of a file that may be absent.
-fn read(directory: &Path, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
-    let path = directory.join(name);
-    let io = |source| ModelError::Io { path: path.clone(), source };
-    match fs::metadata(&path) {
+fn read(path: &Path) -> Result<Option<Vec<u8>>, ModelError> {
+    let io = |source| ModelError::Io { path: path.to_owned(), source };
+    match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() && metadata.len() > MAX_JSON_BYTES => {
             let problem =
                 format!("it has {} bytes; up to {MAX_JSON_BYTES} are read", metadata.len());
-            Err(ModelError::Json { problem }.in_file(&path))
+            Err(ModelError::Json { problem }.in_file(path))
         }
         // Asked before opening: opening a pipe would wait for its writer.
         Ok(metadata) if !metadata.is_file() => {
-            Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file")))
+            Err(io(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")))
         }
-        Ok(_) => fs::read(&path).map(Some).map_err(io),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Ok(_) => fs::read(path).map(Some).map_err(io),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io(error)),
     }
 }

@@ -92,11 +92,15 @@ impl Family {
 }
 
 impl Directory {
-    /// The name of the model: that of the directory, or of the model whose snapshot it is.
+    /// The name of the model: that of the directory, or of the model whose snapshot it is; or of a
+    /// configuration with a name of its own.
     fn name(&self) -> String {
         let name = |path: &std::path::Path| {
             path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
         };
+        if let Some(own) = self.own_config_name() {
+            return own;
+        }
         let path = std::fs::canonicalize(self.path()).unwrap_or_else(|_| self.path().to_owned());
         let parents: Vec<String> = path.ancestors().take(3).map(name).collect();
         match parents.as_slice() {

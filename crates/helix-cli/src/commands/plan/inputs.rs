@@ -150,7 +150,7 @@ fn of_config(config: &Config, source: &str, formats: Formats) -> Outcome<Model> 
         tied_head: config.tied_head,
         formats,
     };
-    model.cut_between_blocks().map_err(Failure::request)
+    model.cut_between_blocks().map_err(|error| Failure::request(format!("{source}: {error}")))
 }
 
 /// Threads of a rank.
