@@ -442,6 +442,23 @@ fn impossible_requests_say_why() {
     }
 }
 
+/// Refused where they would change nothing.
+#[test]
+fn threads_are_those_of_cores() {
+    let on = |hardware: &str| format!("plan --model MODEL --hardware {hardware} -c 512 --ranks 1");
+    refused(&format!("{} -t 56", on("xeon-8480-100g")), &["--threads 56", "has no [cores]"]);
+    let preset = include_str!("../../helix-plan/machines/xeon-8480-100g.toml");
+    let cores = "count = 2\nactive = [1, 2]\nread_gb_s = [30, 40]\nthreads = [1]\nfork_us = [0]";
+    let with_cores = file("cores.toml", format!("{preset}\n[cores]\n{cores}\n"));
+    let ttl = |threads: usize| {
+        number(
+            &json(&format!("{} -t {threads}", on(with_cores.to_str().unwrap())))["chosen"],
+            "ttl_ms",
+        )
+    };
+    assert!(ttl(1) > ttl(2));
+}
+
 #[test]
 fn impossible_machines_say_why() {
     let text = include_str!("../../helix-plan/machines/gb200-nvl72.toml");

@@ -39,8 +39,8 @@ pub struct PlanArgs {
     /// else f16, the engine's]
     #[arg(long, value_name = "FORMAT")]
     pub kv: Option<Format>,
-    /// Threads of a rank, where ranks are teams of threads [default: the node's cores, divided by
-    /// its ranks]
+    /// Threads of a rank, on machines whose profile has [cores] [default: the node's cores, divided
+    /// by its ranks]
     #[arg(short, long, value_name = "N", value_parser = at_least(1))]
     pub threads: Option<usize>,
     /// How much likelier than the mean the experts of the busiest group are

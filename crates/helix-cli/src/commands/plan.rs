@@ -28,7 +28,7 @@ pub fn run(args: PlanArgs) -> Outcome {
     let console = Console::new(args.output.quiet);
     let machine = hardware::named(&args.hardware)?;
     let model = model(&args, &machine, &console)?;
-    let query = query(&args, threads(&args, &machine))?;
+    let query = query(&args, threads(&args, &machine)?)?;
     if query.space.mla_up.is_some() && model.shape.mla.is_none() {
         let problem = "has no latents to turn to values: leave --mla-up out";
         return Err(Failure::request(format!("{} {problem}", model.name)));

@@ -153,10 +153,20 @@ fn of_config(config: &Config, source: &str, formats: Formats) -> Outcome<Model> 
     model.cut_between_blocks().map_err(|error| Failure::request(format!("{source}: {error}")))
 }
 
-/// Threads of a rank.
-pub fn threads(args: &PlanArgs, machine: &Machine) -> usize {
+/// Threads of a rank; refused where a rank is a device or a socket of its own, of fixed rates.
+pub fn threads(args: &PlanArgs, machine: &Machine) -> Outcome<usize> {
+    let Some(cores) = &machine.profile().cores else {
+        return match args.threads {
+            None => Ok(1),
+            Some(threads) => Err(Failure::request(format!(
+                "--threads {threads}: the profile of {} has no [cores], so that a rank is all of \
+                 what its rates are of, however many threads; leave --threads out, or give a \
+                 profile that has them, as helix probe writes",
+                machine.name()
+            ))),
+        };
+    };
     let most = args.ranks.0.last().copied().unwrap_or(1);
     let of_node = machine.ranks_per_node().map_or(most, |node| node.min(most));
-    let cores = machine.profile().cores.as_ref().map_or(1, |cores| cores.count);
-    args.threads.unwrap_or((cores / of_node).max(1))
+    Ok(args.threads.unwrap_or((cores.count / of_node).max(1)))
 }
