@@ -55,6 +55,10 @@ fn a_budget_and_a_batch_are_kept() {
         assert_eq!(number(row, "batch"), 7.0);
         assert!(row["strategy"] == "tp" || row["strategy"] == "helix");
     }
+    let text = stdout(&run(&format!("{LLAMA} --ranks 8 --batch 1")));
+    for words in [" KV, 8 ranks\n", "fastest with 1 user ", ", 1 user. Its busiest"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
     let report = json(&format!("{LLAMA} --ranks 64 --kvp 8 --tpa 8 --hopb off --batch 4"));
     let chosen = &report["chosen"];
     assert_eq!((number(chosen, "kvp"), number(chosen, "tpa")), (8.0, 8.0));
@@ -115,7 +119,7 @@ fn tables_and_values_with_commas() {
     let output = run(&line);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let text = stdout(&output);
-    for word in ["tokens/s/user", "fastest token", "partial attention"] {
+    for word in ["tokens/s/user", "fastest token", "partial attention", "KV, 8 to 16 ranks\n"] {
         assert!(text.contains(word), "{word}: {text}");
     }
     assert!(stderr(&output).contains("configurations in"), "{}", stderr(&output));
@@ -426,14 +430,18 @@ fn impossible_requests_say_why() {
     refused(&format!("{LLAMA} --ttl nan"), &["--ttl NaN"]);
     refused(&format!("{LLAMA} --ranks 8 --kvp 3"), &["kvp=3", "is 6 ranks, and 8"]);
     refused(&format!("{LLAMA} --strategy helix --tpa 16"), &["tpa=16", "8 KV heads"]);
-    refused(&format!("{LLAMA} --ep 2 --strategy helix"), &["ep=2 groups of 0 experts"]);
+    refused(&format!("{LLAMA} --ep 2 --strategy helix"), &["ep=2 spreads experts", "dense"]);
     refused(&format!("{LLAMA} --skew 0.5"), &["skew", "0.5"]);
     refused(&format!("{LLAMA} --mla-up before"), &["no latents", "--mla-up"]);
     refused(&format!("{LLAMA} --batch 99999999999"), &["the batch is 99999999999"]);
+    refused(&format!("{LLAMA} --ttl 1e-300"), &["within 1e-300 ms", "with 1 sequence"]);
+    refused(&format!("{LLAMA} --ttl=-1e300"), &["--ttl -1e300"]);
+    refused(&format!("{LLAMA} --skew 1e308"), &["skew of experts is 1e308:"]);
     refused(&format!("{LLAMA} --ranks 0"), &["1 to 1024"]);
     refused(&format!("{LLAMA} --kv-block 0"), &["--kv-block 0"]);
     refused(&format!("{LLAMA} --weights fp3"), &["fp3", "q4_k"]);
-    refused("plan --model llama-3.1-8b --hardware gb200-nvl72 -c 99999999999999", &["the context"]);
+    let most = "plan --model llama-3.1-8b --hardware gb200-nvl72 -c 18446744073709551615";
+    refused(most, &["the context is 18446744073709551615:"]);
     refused(&format!("{LLAMA} --plot fronts.gif"), &["--plot", ".svg or .png"]);
     // Nothing is searched first: no plan keeps a token to 1 ms.
     for flag in ["--csv none.csv", "--html none.html", "--plot none.svg"] {
@@ -471,6 +479,12 @@ fn impossible_machines_say_why() {
     let zero = text.replace("bandwidth_gb_s = { value = 8000", "bandwidth_gb_s = { value = 0");
     assert_ne!(zero, text);
     refused_machine(with("zero.toml", zero), &["zero.toml", "bandwidth_gb_s", "0"]);
+    let huge = text.replace("bandwidth_gb_s = { value = 8000", "bandwidth_gb_s = { value = 1e308");
+    refused_machine(with("huge.toml", huge), &["memory.bandwidth_gb_s is 1e308:"]);
+    let (before, rest) = text.split_once("[arithmetic]").unwrap();
+    let after = &rest[rest.find("\n[").unwrap()..];
+    let bare = with("bare.toml", format!("{before}[arithmetic]{after}"));
+    refused_machine(bare, &["it has none: its [arithmetic] is empty"]);
     refused_machine(with("empty.toml", String::new()), &["empty.toml", "missing field"]);
     refused_machine(with("text.toml", "this is no TOML".to_owned()), &["text.toml"]);
     let plain = with("plain.toml", text.to_owned());

@@ -25,6 +25,7 @@ mod report;
 pub mod search;
 mod share;
 mod time;
+mod words;
 
 pub use choose::{Choice, Timed, choose};
 pub use costs::Costs;
@@ -43,3 +44,4 @@ pub use report::{Answer, Chosen, Report, Row, StrategyFront};
 pub use search::{Batches, Found, Fronts, Point, Query, search};
 pub use share::Share;
 pub use time::{Exchange, Overlap, StepTime, Timer};
+pub use words::{counted, figure};

@@ -1,6 +1,8 @@
 //! What a search varies: how a model is cut over ranks, pipeline stages included, and how it runs.
 
-use helix_layout::{Degrees, LayoutSpec, ModelShape, PartialDegrees, QkvMode, Strategy};
+use helix_layout::{
+    Degrees, LayoutError, LayoutSpec, MAX_RANKS, ModelShape, PartialDegrees, QkvMode, Strategy,
+};
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -57,8 +59,14 @@ pub enum PlacementError {
         /// Strategy.
         strategy: Strategy,
     },
-    /// More groups than experts, or experts of a model that has none.
-    #[error("ep={ep} groups of {experts} experts")]
+    /// Groups of experts of a model that has none.
+    #[error("ep={ep} spreads experts, and this model is dense: use ep=1")]
+    Dense {
+        /// Groups.
+        ep: usize,
+    },
+    /// More groups than experts.
+    #[error("ep={ep} is more groups than a layer has experts: {experts}")]
     Experts {
         /// Groups.
         ep: usize,
@@ -86,9 +94,10 @@ impl Placement {
         if self.pp > shape.layers {
             return Err(PlacementError::Stages { pp: self.pp, layers: shape.layers });
         }
-        let experts = shape.moe.map_or(0, |moe| moe.experts);
-        if ep > 1 && ep > experts {
-            return Err(PlacementError::Experts { ep, experts });
+        match shape.moe.map(|moe| moe.experts) {
+            None if ep > 1 => return Err(PlacementError::Dense { ep }),
+            Some(experts) if ep > experts => return Err(PlacementError::Experts { ep, experts }),
+            _ => {}
         }
         let (fits, rule) = fits(&degrees, strategy);
         if !fits {
@@ -108,7 +117,7 @@ fn fits(degrees: &Degrees, strategy: Strategy) -> (bool, &'static str) {
     match strategy {
         Strategy::Helix => (same, "kvp·tpa·dp = tpf·ep"),
         Strategy::Tp => (kvp == 1 && dp == 1 && tpf == tpa && ep == 1, "kvp=1, tpf=tpa, ep=1"),
-        Strategy::Medha => (dp == 1 && tpf * ep == tpa, "tpf·ep = tpa"),
+        Strategy::Medha => (dp == 1 && degrees.ffn_ranks() == tpa, "tpf·ep = tpa"),
         Strategy::DpEp => (kvp == 1 && tpa == 1 && same, "kvp=1, tpa=1, tpf·ep = dp"),
     }
 }
@@ -207,6 +216,20 @@ impl Fixed {
         ];
         pairs.into_iter().all(|(fixed, is)| fixed.is_none_or(|fixed| fixed == is))
     }
+
+    /// What attention's degrees or the FFN's are more ranks than, whatever the others are.
+    fn too_many(&self) -> Option<LayoutError> {
+        let stages = ("pp", self.pp);
+        let attention = [("kvp", self.kvp), ("tpa", self.tpa), ("dp", self.dp), stages];
+        let ffn = [("tpf", self.tpf), ("ep", self.ep), stages];
+        [&attention[..], &ffn].into_iter().find_map(|degrees| {
+            let fixed = degrees.iter().filter_map(|&(name, degree)| Some((name, degree?)));
+            let ranks = fixed.clone().fold(1, |ranks: usize, (_, of)| ranks.saturating_mul(of));
+            let names: Vec<String> = fixed.map(|(name, of)| format!("{name}={of}")).collect();
+            let (what, max) = (names.join(" "), MAX_RANKS);
+            (ranks > max).then_some(LayoutError::TooManyRanks { what, max })
+        })
+    }
 }
 
 impl Space {
@@ -243,6 +266,9 @@ impl Space {
 
     /// Why there is no legal placement: what is wrong with what was fixed, strategy by strategy.
     pub fn refusal(&self, shape: &ModelShape) -> String {
+        if let Some(error) = self.fixed.too_many() {
+            return error.to_string();
+        }
         let Fixed { kvp, tpa, dp, tpf, ep, pp } = self.fixed;
         let pp = pp.unwrap_or(1);
         let reasons = self.strategies.iter().map(|&strategy| {
@@ -420,7 +446,16 @@ mod tests {
         let heads = refusal(Fixed { tpa: Some(16), ..Fixed::default() }, Strategy::Helix);
         assert!(heads.contains("tpa=16 is more than the model's 8 KV heads"), "{heads}");
         let experts = refusal(Fixed { ep: Some(2), ..Fixed::default() }, Strategy::Tp);
-        assert!(experts.contains("ep=2 groups of 0 experts"), "{experts}");
+        assert!(experts.contains("ep=2 spreads experts, and this model is dense"), "{experts}");
+        // No degree is invented that nobody named.
+        let far = Fixed { kvp: Some(1 << 40), tpa: Some(1 << 40), ..Fixed::default() };
+        let far = refusal(far, Strategy::Helix);
+        let named =
+            "kvp=1099511627776 tpa=1099511627776 is more than a layout may have: 1024 ranks";
+        assert_eq!(far, named);
+        let far = Fixed { tpf: Some(usize::MAX), pp: Some(2), ..Fixed::default() };
+        let far = refusal(far, Strategy::Medha);
+        assert!(far.starts_with("tpf=18446744073709551615 pp=2 is more than"), "{far}");
     }
 
     #[test]
@@ -432,7 +467,7 @@ mod tests {
             placement.check(&shape).unwrap_err().to_string()
         };
         assert!(refusal("helix kvp=2 tpa=16", 1).contains("8 KV heads"));
-        assert!(refusal("tp tpa=4 tpf=2 ep=2", 1).contains("ep=2 groups of 0 experts"));
+        assert!(refusal("tp tpa=4 tpf=2 ep=2", 1).contains("this model is dense"));
         assert!(refusal("helix tpa=2", 33).contains("33 is more stages than"));
         assert!(refusal("helix tpa=2 tpf=1", 1).contains("kvp·tpa·dp = tpf·ep"));
     }

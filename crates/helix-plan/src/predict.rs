@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::capacity::{Capacity, Held};
 use crate::{
     Costs, Exchange, Line, Load, Machine, MachineError, Model, Overlap, Placement, PlacementError,
-    Popularity, Routing, Share, StepTime, Timer,
+    Popularity, Routing, Share, StepTime, Timer, counted, figure,
 };
 
 /// What a plan is made for, beside model and machine.
@@ -49,21 +49,21 @@ impl Settings {
             Popularity::Busiest { skew } => skew,
             Popularity::Mean => 1.0,
         };
+        let size = |size: usize| (size as f64, size.to_string());
+        let part = |part: f64| (part, figure(part));
         let checks = [
-            ("the context", self.context as f64, 1.0, MAX_CONTEXT),
-            ("the skew of experts", skew, 1.0, 1e6),
-            ("the exposed part of an all-reduce", self.exposed_reduce, 0.0, 1.0),
-            ("the reserved part of the memory", self.reserved, 0.0, 0.99),
-            ("threads of a rank", self.threads as f64, 1.0, 4096.0),
+            ("the context", size(self.context), 1.0, MAX_CONTEXT),
+            ("the skew of experts", part(skew), 1.0, 1e6),
+            ("the exposed part of an all-reduce", part(self.exposed_reduce), 0.0, 1.0),
+            ("the reserved part of the memory", part(self.reserved), 0.0, 0.99),
+            ("threads of a rank", size(self.threads), 1.0, 4096.0),
         ];
-        let wrong =
-            checks.into_iter().find(|(_, value, least, most)| !(*least..=*most).contains(value));
-        match wrong {
-            Some((what, value, least, most)) => {
-                Err(PlanError::Setting { what, value, least, most })
+        for (what, (value, given), least, most) in checks {
+            if !(least..=most).contains(&value) {
+                return Err(PlanError::Setting { what, value: given, least, most });
             }
-            None => Ok(()),
         }
+        Ok(())
     }
 }
 
@@ -88,7 +88,7 @@ pub enum PlanError {
         /// In words.
         what: &'static str,
         /// As it was given.
-        value: f64,
+        value: String,
         /// The least that would do.
         least: f64,
         /// The most.
@@ -131,9 +131,11 @@ impl std::fmt::Display for Shortage {
         let gb = |bytes: f64| bytes / 1e9;
         write!(
             f,
-            "{placement} with {batch} sequences of {context} positions is {:.1} GB short: a rank \
+            "{placement} with {} of {} is {:.1} GB short: a rank \
              holds {:.1} GB of weights, {:.1} GB of KV and {:.1} GB of activations, and has room \
              for {:.1} GB",
+            counted(*batch, "sequence"),
+            counted(*context, "position"),
             gb(self.bytes()),
             gb(held.weight_bytes),
             gb(held.kv_bytes),
@@ -268,7 +270,7 @@ pub fn predict(
     settings.check()?;
     placement.check(&model.shape)?;
     if !(1..=MAX_BATCH).contains(&batch) {
-        let (what, value) = ("the batch", batch as f64);
+        let (what, value) = ("the batch", batch.to_string());
         return Err(PlanError::Setting { what, value, least: 1.0, most: MAX_BATCH as f64 });
     }
     let timer = Timer::new(machine, model, placement.ranks(), settings.threads)?;

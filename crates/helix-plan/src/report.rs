@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::capacity::Held;
 use crate::predict::{Candidate, Routings, Term};
 use crate::search::{Fronts, Point, Query};
-use crate::{Batches, Machine, Model, PlanError, Timer, search};
+use crate::{Batches, Machine, Model, PlanError, Timer, counted, figure, search};
 
 /// Everything that a plan found out.
 #[derive(Clone, Debug, Serialize)]
@@ -230,7 +230,7 @@ fn answers(all: &Fronts, query: &Query, fastest: Point) -> Vec<Answer> {
         }
     };
     if let Some(ttl_s) = query.ttl_s {
-        let within = format!("within {} ms per token", ttl_s * 1e3);
+        let within = format!("within {} ms per token", figure(ttl_s * 1e3));
         let least = 1.0 / ttl_s;
         add(format!("most tokens/s/rank {within}"), all.throughput.best_y(least));
         add(format!("most users per rank {within}"), all.users.best_y(least));
@@ -238,7 +238,7 @@ fn answers(all: &Fronts, query: &Query, fastest: Point) -> Vec<Answer> {
     }
     if let Batches::Only(batches) = &query.batches {
         for &batch in batches {
-            let question = format!("fastest with {batch} users");
+            let question = format!("fastest with {}", counted(batch, "user"));
             add(question, all.batch.best_x(batch as f64));
         }
     }
@@ -254,13 +254,14 @@ fn too_slow(model: &Model, machine: &Machine, query: &Query) -> PlanError {
         Err(error) => error,
         Ok(found) => {
             let fastest = found.together(&Strategy::ALL).throughput.largest_x();
-            let (budget, best) = (query.ttl_s.unwrap_or(0.0) * 1e3, fastest.map(|(.., p)| p));
+            let budget = figure(query.ttl_s.unwrap_or(0.0) * 1e3);
+            let best = fastest.map(|(.., point)| point);
             PlanError::Nothing(match best {
                 Some(best) => format!(
-                    "a token within {budget} ms: the fastest takes {:.3} ms, {} with {} sequences",
+                    "a token within {budget} ms: the fastest takes {:.3} ms, {} with {}",
                     best.ttl_s * 1e3,
                     best.placement,
-                    best.batch
+                    counted(best.batch, "sequence")
                 ),
                 None => format!("a token within {budget} ms"),
             })

@@ -221,7 +221,7 @@ fn check_batches(batches: &Batches) -> Result<(), PlanError> {
     match wrong {
         Some(&batch) => Err(PlanError::Setting {
             what: "the batch",
-            value: batch as f64,
+            value: batch.to_string(),
             least: 1.0,
             most: MAX_BATCH as f64,
         }),

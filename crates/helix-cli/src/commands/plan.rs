@@ -17,7 +17,7 @@ use helix_plan::costs::{Choices, Formulas, MlaUp};
 use helix_plan::launch::{Engine, Launch, launch};
 use helix_plan::{
     Batches, Chosen, Crossover, Duel, Fixed, Machine, Model, Popularity, Query, Report, Row,
-    Settings, Space, StrategyFront, Verdict, crossovers,
+    Settings, Space, StrategyFront, Verdict, counted, crossovers, figure,
 };
 use inputs::{model, threads};
 use plot::Picture;
@@ -109,7 +109,7 @@ fn launched(
 }
 
 fn emit(launch: &Launch, chosen: &Chosen, console: &Console) -> Outcome {
-    console.note(&format!("{}, {} users", chosen.row.placement, chosen.row.batch));
+    console.note(&format!("{}, {}", chosen.row.placement, counted(chosen.row.batch, "user")));
     launch.notes.iter().for_each(|note| console.note(&format!("note: {note}")));
     output::line(&launch.text)
 }
@@ -141,7 +141,7 @@ fn mla_up(degrees: &DegreeArgs) -> Option<MlaUp> {
 fn query(args: &PlanArgs, threads: usize) -> Outcome<Query> {
     let degrees = args.degrees;
     if let Some(ttl) = args.ttl.filter(|ttl| !(*ttl > 0.0 && ttl.is_finite())) {
-        return Err(Failure::request(format!("--ttl {ttl}: give milliseconds above 0")));
+        return Err(Failure::request(format!("--ttl {}: give milliseconds above 0", figure(ttl))));
     }
     if !(1..=helix_layout::MAX_KV_BLOCK).contains(&degrees.kv_block) {
         let most = helix_layout::MAX_KV_BLOCK;
@@ -184,16 +184,17 @@ fn query(args: &PlanArgs, threads: usize) -> Outcome<Query> {
 }
 
 fn print(report: &Report, args: &PlanArgs, console: &Console) -> Outcome {
-    let ranks = &args.ranks.0;
+    let ranks = match args.ranks.0.as_slice() {
+        [first, .., last] => format!("{first} to {last} ranks"),
+        ranks => counted(ranks[0], "rank"),
+    };
     output::line(&format!(
-        "{} on {}, {} positions, {} weights, {} KV, {} to {} ranks",
+        "{} on {}, {}, {} weights, {} KV, {ranks}",
         report.model,
         report.hardware,
-        report.context,
+        counted(report.context, "position"),
         report.weights,
         report.kv,
-        ranks.first().copied().unwrap_or(0),
-        ranks.last().copied().unwrap_or(0),
     ))?;
     let mut table = Table::new(2, TITLES);
     for row in thinned(&report.front, args.points) {
@@ -250,10 +251,10 @@ fn print_chosen(chosen: &Chosen, question: &str) -> Outcome {
     let gb = |bytes: f64| format!("{:.1} GB", bytes / 1e9);
     let held = &chosen.held;
     output::line(&format!(
-        "\n{question}: {}, {} users. Its busiest rank holds {} of weights, {} of KV and {} of \
+        "\n{question}: {}, {}. Its busiest rank holds {} of weights, {} of KV and {} of \
          activations, of {}.",
         chosen.row.placement,
-        chosen.row.batch,
+        counted(chosen.row.batch, "user"),
         gb(held.weight_bytes),
         gb(held.kv_bytes),
         gb(held.workspace_bytes),

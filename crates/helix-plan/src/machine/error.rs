@@ -1,5 +1,7 @@
 //! What is wrong with a machine, or outside what its profile says.
 
+use crate::figure;
+
 /// Why a profile was refused, or a question to it has no answer.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MachineError {
@@ -7,7 +9,7 @@ pub enum MachineError {
     #[error("{0}")]
     Toml(String),
     /// A number that no machine has.
-    #[error("{field} is {value}: it goes from {least} to {most} {unit}")]
+    #[error("{field} is {}: it goes from {least} to {most} {unit}", figure(*value))]
     Range {
         /// Where in the file.
         field: String,
@@ -21,7 +23,10 @@ pub enum MachineError {
         unit: &'static str,
     },
     /// An assumed value outside its own bounds.
-    #[error("{field} is {value}, outside its own bounds {from} to {to}")]
+    #[error(
+        "{field} is {}, outside its own bounds {} to {}",
+        figure(*value), figure(*from), figure(*to)
+    )]
     Bounds {
         /// Where in the file.
         field: String,
@@ -68,7 +73,8 @@ pub enum MachineError {
     },
     /// A format that the profile has no rate for, nor one to extrapolate from.
     #[error(
-        "{machine} has no rate for {what} of {format}, nor one to extrapolate from; it has {known}"
+        "{machine} has no rate for {what} of {format}, nor one to extrapolate from; it has {}",
+        if known.is_empty() { "none: its [arithmetic] is empty" } else { known }
     )]
     NoRate {
         /// The profile's name.
