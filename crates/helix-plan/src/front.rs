@@ -1,6 +1,7 @@
 //! What nothing else is better than in both of two things.
 
-/// Points of which none has both coordinates at least as large as another's.
+/// Points of which none has both coordinates at least as large as another's. Of points that are
+/// equal in both the one of the least value stays, so that the order of adding decides nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Front<T> {
     /// Ascending in `x`, so descending in `y`.
@@ -13,13 +14,17 @@ impl<T> Default for Front<T> {
     }
 }
 
-impl<T: Copy> Front<T> {
-    /// Adds a point unless one of the front is as good in both; drops those that it beats.
+impl<T: Copy + PartialOrd> Front<T> {
+    /// Adds a point unless one of the front is better, or as good and no greater in value; drops
+    /// those that it beats.
     pub fn add(&mut self, x: f64, y: f64, value: T) {
         let at = self.points.partition_point(|(other, ..)| *other < x);
         // The next one to the right has the largest y of all that have at least this x.
-        if self.points.get(at).is_some_and(|(_, other, _)| *other >= y) {
-            return;
+        if let Some(&(next_x, next_y, next)) = self.points.get(at) {
+            let equal = next_x == x && next_y == y;
+            if next_y >= y && !(equal && value < next) {
+                return;
+            }
         }
         let same = usize::from(self.points.get(at).is_some_and(|(other, ..)| *other == x));
         let beaten = self.points[..at].iter().rev().take_while(|(_, other, _)| *other <= y).count();
@@ -83,6 +88,17 @@ mod tests {
                 prop_assert_eq!(front.best_y(least).map_or(-1.0, |p| p.1), y);
                 let x = all.iter().filter(|p| p.1 >= least).map(|p| p.0).fold(-1.0, f64::max);
                 prop_assert_eq!(front.best_x(least).map_or(-1.0, |p| p.0), x);
+            }
+            // Another order, and in two parts: the same points, each with its least value.
+            let mut parts = [Front::default(), Front::default()];
+            for (index, &(x, y)) in points.iter().enumerate().rev() {
+                parts[index % 2].add(x.into(), y.into(), index);
+            }
+            let [mut merged, odd] = parts;
+            merged.merge(&odd);
+            prop_assert_eq!(&merged, &front);
+            for (x, y, value) in front.points() {
+                prop_assert_eq!(Some(value), all.iter().position(|&point| point == (x, y)));
             }
         }
     }

@@ -81,6 +81,27 @@ impl Placement {
         self.spec.degrees.attention_ranks().saturating_mul(self.pp)
     }
 
+    /// What orders placements of one search, no two of which have the same: fewer ranks, the
+    /// plainer strategy, nothing to hide, fewer stages, plain choices, fewer shards, fewer groups.
+    pub(crate) fn simplicity(&self) -> impl Ord + use<> {
+        let LayoutSpec { degrees, strategy, qkv, .. } = self.spec;
+        let plainest_first = [Strategy::Tp, Strategy::DpEp, Strategy::Medha, Strategy::Helix];
+        let Choices { mla_up, ffn_reduce, tokens, .. } = self.choices;
+        (
+            self.ranks(),
+            plainest_first.into_iter().position(|plain| plain == strategy),
+            self.hopb,
+            self.pp,
+            [
+                qkv != QkvMode::Replicate,
+                tokens != Tokens::Gathered,
+                mla_up != MlaUp::After,
+                ffn_reduce != FfnReduce::World,
+            ],
+            [degrees.kvp, degrees.dp, degrees.ep],
+        )
+    }
+
     /// Whether a model of `shape` can be run so.
     ///
     /// # Errors
@@ -390,7 +411,7 @@ mod tests {
     use super::*;
     use crate::{Formats, Model};
     use helix_layout::Layout;
-    use std::collections::HashSet;
+    use std::collections::{BTreeSet, HashSet};
 
     #[test]
     fn every_layout_of_the_engine_is_tried_and_every_placement_is_legal() {
@@ -420,6 +441,8 @@ mod tests {
             }
             let different: HashSet<String> = placements.iter().map(|p| format!("{p:?}")).collect();
             assert_eq!(different.len(), placements.len(), "{name}: no placement twice");
+            let ordered: BTreeSet<_> = placements.iter().map(Placement::simplicity).collect();
+            assert_eq!(ordered.len(), placements.len(), "{name}: no two as simple");
         }
     }
 

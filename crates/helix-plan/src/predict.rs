@@ -123,6 +123,13 @@ impl Shortage {
     pub fn bytes(&self) -> f64 {
         self.held.total() - self.memory_bytes
     }
+
+    /// Whether it lacks less; of equals, whether it is the simpler placement.
+    pub(crate) fn before(&self, other: &Shortage) -> bool {
+        let simplicity = |of: &Shortage| of.placement.simplicity();
+        let order = self.bytes().total_cmp(&other.bytes());
+        order.then_with(|| simplicity(self).cmp(&simplicity(other))).is_lt()
+    }
 }
 
 impl std::fmt::Display for Shortage {

@@ -1,8 +1,10 @@
 //! Every placement at every batch, and the fronts of what they give.
 
 use helix_layout::Strategy;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::num::NonZero;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
@@ -53,6 +55,15 @@ impl Point {
     /// Sequences per rank.
     pub fn users_per_rank(&self) -> f64 {
         self.batch as f64 / self.placement.ranks() as f64
+    }
+}
+
+/// The simpler way to run comes first: of points that give the same, fronts keep that one, whoever
+/// found it first.
+impl PartialOrd for Point {
+    fn partial_cmp(&self, other: &Point) -> Option<Ordering> {
+        let key = |point: &Point| (point.placement.simplicity(), point.batch);
+        key(self).partial_cmp(&key(other))
     }
 }
 
@@ -109,12 +120,8 @@ impl Found {
     /// The fronts of several strategies together. Where they do the same, without shards of the
     /// sequence, it goes by the plainest one's name.
     pub fn together(&self, strategies: &[Strategy]) -> Fronts {
-        let plainest_first = [Strategy::Tp, Strategy::DpEp, Strategy::Medha, Strategy::Helix];
         let mut all = Fronts::default();
-        for strategy in plainest_first.into_iter().filter(|strategy| strategies.contains(strategy))
-        {
-            all.merge(self.of(strategy));
-        }
+        strategies.iter().for_each(|&strategy| all.merge(self.of(strategy)));
         all
     }
 
@@ -136,24 +143,17 @@ impl Found {
         self.configs += other.configs;
         self.too_large += other.too_large;
         other.nearest.into_iter().for_each(|shortage| self.lacks(shortage));
-        for note in other.notes {
-            if !self.notes.contains(&note) {
-                self.notes.push(note);
-            }
-        }
     }
 
     fn lacks(&mut self, shortage: Shortage) {
-        if self.nearest.as_ref().is_none_or(|nearest| shortage.bytes() < nearest.bytes()) {
+        if self.nearest.as_ref().is_none_or(|nearest| shortage.before(nearest)) {
             self.nearest = Some(shortage);
         }
     }
 }
 
-/// Placements that a thread takes at a time.
-const RUN: usize = 64;
-
-/// Predicts every placement of the space at every batch that fits, on all processors.
+/// Predicts every placement of the space at the query's batches that fit, on all processors. What
+/// is found does not depend on how many those are, nor on which is first.
 ///
 /// # Errors
 /// A setting is out of its range, the machine has no answer, no placement is legal, or none fits:
@@ -166,25 +166,59 @@ pub fn search(model: &Model, machine: &Machine, query: &Query) -> Result<Found, 
     if placements.is_empty() {
         return Err(PlanError::Nothing(query.space.refusal(&model.shape)));
     }
-    let next = AtomicUsize::new(0);
+    let notes = notes(model, machine, query, &placements)?;
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut found = of_placements(model, machine, query, &placements, threads)?;
+    found.seconds = start.elapsed().as_secs_f64();
+    match (found.configs, found.nearest.take()) {
+        (0, Some(shortage)) => Err(PlanError::Memory(Box::new(shortage))),
+        (_, nearest) => Ok(Found { nearest, notes, ..found }),
+    }
+}
+
+/// What must be said of the machine's rates, by number of ranks; or the first that it refuses.
+fn notes(
+    model: &Model,
+    machine: &Machine,
+    query: &Query,
+    placements: &[Placement],
+) -> Result<Vec<String>, PlanError> {
+    let ranks: BTreeSet<usize> = placements.iter().map(Placement::ranks).collect();
+    let mut notes = Vec::new();
+    for ranks in ranks {
+        for note in Timer::new(machine, model, ranks, query.settings.threads)?.notes {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+    }
+    Ok(notes)
+}
+
+/// Placements that a thread takes at a time.
+const RUN: usize = 64;
+
+fn of_placements(
+    model: &Model,
+    machine: &Machine,
+    query: &Query,
+    placements: &[Placement],
+    threads: usize,
+) -> Result<Found, PlanError> {
+    let runs = Mutex::new(placements.chunks(RUN));
+    // Not in the loop's head, which would hold the lock through its body.
+    let next = || runs.lock().expect("nobody panics with the lock").next();
     let worker = || -> Result<Found, PlanError> {
         let mut found = Found::new();
         let mut routings = Routings::new();
         let mut timer: Option<(usize, Timer<'_>)> = None;
-        loop {
-            let first = next.fetch_add(RUN, Ordering::Relaxed);
-            let Some(run) = placements.get(first..placements.len().min(first + RUN)) else { break };
-            if run.is_empty() {
-                break;
-            }
+        while let Some(run) = next() {
             for &placement in run {
                 let ranks = placement.ranks();
                 let timer = match timer {
                     Some((of, ref timer)) if of == ranks => timer,
                     _ => {
                         let made = Timer::new(machine, model, ranks, query.settings.threads)?;
-                        note(&mut found, &made);
                         &timer.insert((ranks, made)).1
                     }
                 };
@@ -200,19 +234,7 @@ pub fn search(model: &Model, machine: &Machine, query: &Query) -> Result<Found, 
     })?;
     let mut found = Found::new();
     parts.into_iter().for_each(|part| found.merge(part));
-    found.seconds = start.elapsed().as_secs_f64();
-    match (found.configs, found.nearest.take()) {
-        (0, Some(shortage)) => Err(PlanError::Memory(Box::new(shortage))),
-        (_, nearest) => Ok(Found { nearest, ..found }),
-    }
-}
-
-fn note(found: &mut Found, timer: &Timer<'_>) {
-    for note in &timer.notes {
-        if !found.notes.contains(note) {
-            found.notes.push(note.clone());
-        }
-    }
+    Ok(found)
 }
 
 fn check_batches(batches: &Batches) -> Result<(), PlanError> {
@@ -298,3 +320,6 @@ fn largest(candidate: &Candidate<'_, '_>, fits: usize) -> usize {
     }
     low
 }
+
+#[cfg(test)]
+mod tests;
