@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
-use crate::predict::{Candidate, MAX_BATCH, PlanError, Routings, Settings, Shortage};
+use crate::predict::{Candidate, MAX_BATCH, PlanError, Prediction, Routings, Settings, Shortage};
 use crate::{Front, Machine, Model, Placement, Space, Timer};
 
 /// What is searched through.
@@ -27,7 +27,10 @@ pub struct Query {
 /// Which batches are tried.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Batches {
-    /// From 1 up to what fits: every one at first, then steps of a tenth, and the largest.
+    /// From 1 up to what fits: every one to 20, then steps of a tenth, and the largest; with a
+    /// budget also the largest within it; and the largest up to that which fills all stages and
+    /// attention groups. The most users and the most tokens per second are then those of every
+    /// batch; fronts between them are sampled.
     All,
     /// These.
     Only(Vec<usize>),
@@ -260,65 +263,102 @@ fn of_placement(
     found: &mut Found,
 ) {
     let candidate = Candidate::new(model, timer, &query.settings, placement);
-    let mut any = false;
-    let mut smallest = 1;
-    let mut tell = |batch: usize| {
-        let fits = candidate.fits(batch);
-        if fits {
-            any = true;
-            found.configs += 1;
-            let prediction = candidate.predict(batch, routings);
-            if query.ttl_s.is_none_or(|most| prediction.ttl_s <= most) {
-                let (ttl_s, tokens_per_s_rank) = (prediction.ttl_s, prediction.tokens_per_s_rank);
-                let point = Point { placement, batch, ttl_s, tokens_per_s_rank };
-                found.by_strategy[placement.spec.strategy as usize].add(point);
-            }
-        }
-        fits
+    let fits = |batch: &usize| candidate.fits(*batch);
+    let smallest = match &query.batches {
+        Batches::Only(batches) => batches.iter().copied().min().unwrap_or(1),
+        Batches::All => 1,
     };
-    match &query.batches {
-        Batches::Only(batches) => {
-            smallest = batches.iter().copied().min().unwrap_or(1);
-            batches.iter().for_each(|&batch| {
-                tell(batch);
-            });
-        }
-        Batches::All => {
-            let mut last = 0;
-            for batch in ladder() {
-                if !tell(batch) {
-                    break;
-                }
-                last = batch;
-            }
-            if last > 0 && last < MAX_BATCH {
-                let largest = largest(&candidate, last);
-                if largest > last {
-                    tell(largest);
-                }
-            }
-        }
-    }
-    if !any {
+    if !fits(&smallest) {
         found.too_large += 1;
         found.lacks(candidate.shortage(smallest));
+        return;
+    }
+    let largest = largest(&candidate, smallest);
+    let mut trial = Trial { candidate, placement, ttl_s: query.ttl_s, routings, found };
+    match &query.batches {
+        Batches::Only(batches) => {
+            let fitting = batches.iter().filter(|&&batch| batch <= largest);
+            fitting.for_each(|&batch| {
+                trial.within(batch);
+            });
+        }
+        Batches::All => trial.all(largest),
     }
 }
 
-/// 1, 2, 3, … and then steps of a tenth.
-fn ladder() -> impl Iterator<Item = usize> {
-    std::iter::successors(Some(1usize), |&batch| Some(batch + (batch / 10).max(1)))
-        .take_while(|&batch| batch <= MAX_BATCH)
-}
-
-/// The largest batch that fits, from one that does.
+/// The largest batch that fits, from one that does: what a rank holds grows with the batch.
 fn largest(candidate: &Candidate<'_, '_>, fits: usize) -> usize {
-    let (mut low, mut high) = (fits, (fits + fits / 10 + 1).min(MAX_BATCH));
-    while low + 1 < high {
-        let middle = (low + high) / 2;
-        if candidate.fits(middle) { low = middle } else { high = middle }
+    between(fits, MAX_BATCH + 1, |batch| candidate.fits(batch))
+}
+
+/// The last from `yes` on and before `no` for which `is` holds, where it holds up to there.
+fn between(mut yes: usize, mut no: usize, mut is: impl FnMut(usize) -> bool) -> usize {
+    while yes + 1 < no {
+        let middle = yes + (no - yes) / 2;
+        if is(middle) { yes = middle } else { no = middle }
     }
-    low
+    yes
+}
+
+/// 1, 2, 3, … and then steps of a tenth; the last is `largest`.
+fn ladder(largest: usize) -> impl Iterator<Item = usize> {
+    std::iter::successors(Some(1usize), |&batch| Some(batch + (batch / 10).max(1)))
+        .take_while(move |&batch| batch < largest)
+        .chain([largest])
+}
+
+/// One placement, batch by batch.
+struct Trial<'a, 'm> {
+    candidate: Candidate<'a, 'm>,
+    placement: Placement,
+    ttl_s: Option<f64>,
+    routings: &'a mut Routings,
+    found: &'a mut Found,
+}
+
+impl Trial<'_, '_> {
+    /// Predicts a batch that fits; whether it is within the budget.
+    fn within(&mut self, batch: usize) -> bool {
+        self.found.configs += 1;
+        let Prediction { ttl_s, tokens_per_s_rank, .. } =
+            self.candidate.predict(batch, self.routings);
+        let within = self.ttl_s.is_none_or(|most| ttl_s <= most);
+        if within {
+            let placement = self.placement;
+            let fronts = &mut self.found.by_strategy[placement.spec.strategy as usize];
+            fronts.add(Point { placement, batch, ttl_s, tokens_per_s_rank });
+        }
+        within
+    }
+
+    /// Every rung of the ladder; the largest batch within the budget; and the largest up to it that
+    /// leaves no stage and no attention group a sequence short, which may have more tokens per
+    /// second than the largest itself.
+    ///
+    /// A token takes no less time with more sequences, so that halving finds the largest: exactly
+    /// where rates are a roofline's. Rates and collectives that were measured may dip; so every
+    /// rung is tried, also past one that is over the budget, and it is after the last within it
+    /// that is looked. What is found is within the budget in any case.
+    fn all(&mut self, largest: usize) {
+        let (mut last, mut over) = (0, None);
+        for batch in ladder(largest) {
+            if self.within(batch) {
+                (last, over) = (batch, None);
+            } else {
+                over = over.or(Some(batch));
+            }
+        }
+        if let (1.., Some(over)) = (last, over) {
+            last = between(last, over, |batch| self.within(batch));
+        }
+        let (stages, groups) = (self.placement.pp, self.placement.spec.degrees.dp);
+        let full = BTreeSet::from([stages, stages * groups].map(|round| last / round * round));
+        for batch in full {
+            if (1..last).contains(&batch) && !ladder(largest).any(|rung| rung == batch) {
+                self.within(batch);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub struct PlanArgs {
     /// Strategies: helix, tp, medha, dp-ep [default: all]
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     pub strategy: Vec<Strategy>,
-    /// Sequences [default: from 1 to as many as fit]
+    /// Sequences, these alone [default: from 1 to as many as fit]
     #[arg(short, long, value_name = "N,..", value_delimiter = ',', value_parser = at_least(1))]
     pub batch: Vec<usize>,
     /// Milliseconds that a token may take at most
@@ -188,13 +188,16 @@ fn help() -> String {
 
 const PLAN_HELP: &str = "\
 Nothing is run or loaded: costs are formulas of the model's sizes and the machine's numbers, one \
-for each line of a layer. Every kvp x tpa x tpf x ep x pp x dp and batch that fits is tried, with \
-HOP-B and without. Printed are the configurations that no other beats in both tokens per second \
-of a user and tokens per second and rank; then the usual questions, and where the time of the \
-first answer goes. --emit says how an engine is told to run it.
+for each line of a layer. Every kvp x tpa x tpf x ep x pp x dp that fits is tried, with HOP-B and \
+without, at every batch up to 20, from there in steps of a tenth, and at the largest that fits and \
+is within --ttl: answers are those of all batches, the front in between has its steps. Printed are \
+the configurations that no other beats in both tokens per second of a user and tokens per second \
+and rank; then the usual questions, and where the time of the first answer goes. --emit says how \
+an engine is told to run it.
 
-With --ttl the questions are for a budget, with --batch for so many users. With --kvp, --tpa and \
-the like only such layouts are tried; what is illegal or does not fit is refused with the reason.
+With --ttl the questions are for a budget, with --batch for so many users, and no other batch is \
+tried. With --kvp, --tpa and the like only such layouts are; what is illegal or does not fit is \
+refused with the reason.
 
 Examples:
   helix plan --model llama-3.1-405b --hardware gb200-nvl72 --context 1000000
