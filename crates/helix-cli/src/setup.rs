@@ -123,6 +123,16 @@ pub fn context(asked: Option<usize>, model: &Model, wanted: usize, console: &Con
     context
 }
 
+/// What is said of more positions than the model was trained for, where only their time counts.
+pub fn untrained(positions: usize, trained: usize) -> Option<String> {
+    (positions > trained).then(|| {
+        format!(
+            "{positions} positions are past the {trained} that the model was trained for, which \
+             changes what it would say and not how fast"
+        )
+    })
+}
+
 /// Processors that this process may use.
 pub fn cores() -> usize {
     available_parallelism().map_or(1, NonZero::get)

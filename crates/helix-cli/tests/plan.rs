@@ -365,6 +365,31 @@ fn helix_wins_where_tp_copies_the_cache() {
     assert_eq!(duel["verdict"], "helix", "{duel}");
 }
 
+/// A batch without an answer among batches with one: which, and what is short by how much.
+#[test]
+fn what_has_no_answer_is_said() {
+    let line = "plan --model llama-3.1-405b --hardware gb200-nvl72 -c 131072 --ranks 8";
+    let noted = |flags: &str| {
+        let output = run(&format!("{line} {flags}"));
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(stdout(&output).contains("fastest with 1 users"), "{}", stdout(&output));
+        stderr(&output).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let large = noted("--batch 1,100000");
+    let words = "note: no layout holds 100000 users, not even the nearest: ";
+    assert!(large.contains(words) && large.contains("GB short: a rank holds"), "{large}");
+    assert!(!large.contains("trained for"), "{large}");
+    let slow = noted("--batch 1,64 --ttl 15");
+    let words = "no layout has a token within 15 ms with 64 users: the fastest takes ";
+    assert!(slow.contains(words), "{slow}");
+    let long = json(&format!("{LLAMA} --ranks 8 --batch 1,100000"));
+    let notes = array(&long, "notes");
+    assert!(
+        notes.len() == 2 && notes[1].as_str().unwrap().contains("past the 131072"),
+        "{notes:?}"
+    );
+}
+
 #[test]
 fn models_come_from_configurations_and_files() {
     for name in ["llama3", "deepseek-v3", "mixtral", "gpt-oss-mxfp4", "gemma3"] {

@@ -1,11 +1,10 @@
 //! What a plan says: one document for the terminal, for JSON, for tables and plots.
 
-use helix_layout::Strategy;
 use serde::Serialize;
 
 use crate::capacity::Held;
 use crate::predict::{Candidate, Routings, Term};
-use crate::search::{Fronts, Point, Query};
+use crate::search::{Found, Fronts, Point, Query};
 use crate::{Batches, Machine, Model, PlanError, Timer, counted, figure, search};
 
 /// Everything that a plan found out.
@@ -41,7 +40,7 @@ pub struct Report {
     pub too_large: usize,
     /// Seconds that the search took.
     pub seconds: f64,
-    /// What a reader must know: rates that were extrapolated.
+    /// What a reader must know: rates that were extrapolated, batches without an answer.
     pub notes: Vec<String>,
 }
 
@@ -146,6 +145,8 @@ impl Report {
         let Some((_, _, fastest)) = fastest else {
             return Err(too_slow(model, machine, query));
         };
+        let mut notes = found.notes.clone();
+        notes.extend(unanswered(model, machine, query, &found, &all)?);
         let look = |row: Row| Chosen::new(model, machine, query, row);
         let rows = |fronts: &Fronts| {
             let points = fronts.throughput.points();
@@ -175,7 +176,7 @@ impl Report {
             configs: found.configs,
             too_large: found.too_large,
             seconds: found.seconds,
-            notes: found.notes,
+            notes,
         })
     }
 
@@ -247,24 +248,59 @@ fn answers(all: &Fronts, query: &Query, fastest: Point) -> Vec<Answer> {
     answers
 }
 
+/// Of each batch that was asked for and has no answer: why.
+fn unanswered(
+    model: &Model,
+    machine: &Machine,
+    query: &Query,
+    found: &Found,
+    all: &Fronts,
+) -> Result<Vec<String>, PlanError> {
+    let unheld = found.unheld().map(|shortage| {
+        format!("no layout holds {} users, not even the nearest: {shortage}", shortage.batch)
+    });
+    let mut notes: Vec<String> = unheld.collect();
+    let (Batches::Only(batches), Some(ttl_s)) = (&query.batches, query.ttl_s) else {
+        return Ok(notes);
+    };
+    let is_slow = |batch: &&usize| all.batch.best_x(**batch as f64).is_none();
+    let slow: Vec<usize> = batches.iter().filter(is_slow).copied().collect();
+    if slow.is_empty() {
+        return Ok(notes);
+    }
+    let free = without_budget(model, machine, query)?;
+    let fastest = |batch: usize| Some((batch, free.batch.best_x(batch as f64)?.2));
+    notes.extend(slow.into_iter().filter_map(fastest).map(|(batch, fastest)| {
+        format!(
+            "no layout has a token within {} ms with {batch} users: the fastest takes {:.3} ms, {}",
+            ttl_s * 1e3,
+            fastest.ttl_s * 1e3,
+            fastest.placement
+        )
+    }));
+    Ok(notes)
+}
+
+/// What there is when a token may take any time.
+fn without_budget(model: &Model, machine: &Machine, query: &Query) -> Result<Fronts, PlanError> {
+    let free = Query { ttl_s: None, ..query.clone() };
+    Ok(search(model, machine, &free)?.together(&query.space.strategies))
+}
+
 /// Nothing is within the budget: what is fastest without it.
 fn too_slow(model: &Model, machine: &Machine, query: &Query) -> PlanError {
-    let free = Query { ttl_s: None, ..query.clone() };
-    match search(model, machine, &free) {
-        Err(error) => error,
-        Ok(found) => {
-            let fastest = found.together(&Strategy::ALL).throughput.largest_x();
-            let budget = figure(query.ttl_s.unwrap_or(0.0) * 1e3);
-            let best = fastest.map(|(.., point)| point);
-            PlanError::Nothing(match best {
-                Some(best) => format!(
-                    "a token within {budget} ms: the fastest takes {:.3} ms, {} with {}",
-                    best.ttl_s * 1e3,
-                    best.placement,
-                    counted(best.batch, "sequence")
-                ),
-                None => format!("a token within {budget} ms"),
-            })
-        }
-    }
+    let fastest = match without_budget(model, machine, query) {
+        Ok(fronts) => fronts.throughput.largest_x(),
+        Err(error) => return error,
+    };
+    let budget = figure(query.ttl_s.unwrap_or(0.0) * 1e3);
+    PlanError::Nothing(match fastest {
+        Some((.., best)) => format!(
+            "a token within {budget} ms: the fastest takes {:.3} ms, {} with {}",
+            best.ttl_s * 1e3,
+            best.placement,
+            counted(best.batch, "sequence")
+        ),
+        None => format!("a token within {budget} ms"),
+    })
 }

@@ -2,7 +2,7 @@
 
 use helix_layout::Strategy;
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZero;
 use std::sync::Mutex;
 use std::thread;
@@ -106,8 +106,10 @@ pub struct Found {
     pub configs: usize,
     /// Placements that do not hold even the smallest batch.
     pub too_large: usize,
-    /// Of those, the one that lacks least.
-    pub nearest: Option<Shortage>,
+    /// The largest batch of those asked for that any placement holds; 0 where none does.
+    largest: usize,
+    /// Of each batch that some placement does not hold, the one that lacks least.
+    lacking: BTreeMap<usize, Shortage>,
     /// Seconds that the search took.
     pub seconds: f64,
     /// What a reader must be told of the machine's rates.
@@ -128,12 +130,18 @@ impl Found {
         all
     }
 
+    /// Batches that were asked for and that no placement holds: by how much the nearest is short.
+    pub fn unheld(&self) -> impl Iterator<Item = &Shortage> {
+        self.lacking.range(self.largest + 1..).map(|(_, shortage)| shortage)
+    }
+
     fn new() -> Found {
         Found {
             by_strategy: Default::default(),
             configs: 0,
             too_large: 0,
-            nearest: None,
+            largest: 0,
+            lacking: BTreeMap::new(),
             seconds: 0.0,
             notes: Vec::new(),
         }
@@ -145,12 +153,14 @@ impl Found {
         }
         self.configs += other.configs;
         self.too_large += other.too_large;
-        other.nearest.into_iter().for_each(|shortage| self.lacks(shortage));
+        self.largest = self.largest.max(other.largest);
+        other.lacking.into_values().for_each(|shortage| self.lacks(shortage));
     }
 
     fn lacks(&mut self, shortage: Shortage) {
-        if self.nearest.as_ref().is_none_or(|nearest| shortage.before(nearest)) {
-            self.nearest = Some(shortage);
+        let nearest = self.lacking.entry(shortage.batch).or_insert_with(|| shortage.clone());
+        if shortage.before(nearest) {
+            *nearest = shortage;
         }
     }
 }
@@ -173,9 +183,11 @@ pub fn search(model: &Model, machine: &Machine, query: &Query) -> Result<Found, 
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let mut found = of_placements(model, machine, query, &placements, threads)?;
     found.seconds = start.elapsed().as_secs_f64();
-    match (found.configs, found.nearest.take()) {
-        (0, Some(shortage)) => Err(PlanError::Memory(Box::new(shortage))),
-        (_, nearest) => Ok(Found { nearest, notes, ..found }),
+    found.notes = notes;
+    let nearest = found.unheld().next().filter(|_| found.configs == 0).cloned();
+    match nearest {
+        Some(shortage) => Err(PlanError::Memory(Box::new(shortage))),
+        None => Ok(found),
     }
 }
 
@@ -263,32 +275,27 @@ fn of_placement(
     found: &mut Found,
 ) {
     let candidate = Candidate::new(model, timer, &query.settings, placement);
-    let fits = |batch: &usize| candidate.fits(*batch);
-    let smallest = match &query.batches {
-        Batches::Only(batches) => batches.iter().copied().min().unwrap_or(1),
-        Batches::All => 1,
+    let asked = match &query.batches {
+        Batches::Only(batches) => batches.as_slice(),
+        Batches::All => &[1],
     };
-    if !fits(&smallest) {
+    let (fitting, lacking): (Vec<usize>, Vec<usize>) =
+        asked.iter().partition(|&&batch| candidate.fits(batch));
+    lacking.into_iter().for_each(|batch| found.lacks(candidate.shortage(batch)));
+    let Some(&largest) = fitting.iter().max() else {
         found.too_large += 1;
-        found.lacks(candidate.shortage(smallest));
         return;
-    }
-    let largest = largest(&candidate, smallest);
+    };
+    found.largest = found.largest.max(largest);
     let mut trial = Trial { candidate, placement, ttl_s: query.ttl_s, routings, found };
     match &query.batches {
-        Batches::Only(batches) => {
-            let fitting = batches.iter().filter(|&&batch| batch <= largest);
-            fitting.for_each(|&batch| {
+        Batches::All => trial.all(),
+        Batches::Only(_) => {
+            for batch in fitting {
                 trial.within(batch);
-            });
+            }
         }
-        Batches::All => trial.all(largest),
     }
-}
-
-/// The largest batch that fits, from one that does: what a rank holds grows with the batch.
-fn largest(candidate: &Candidate<'_, '_>, fits: usize) -> usize {
-    between(fits, MAX_BATCH + 1, |batch| candidate.fits(batch))
 }
 
 /// The last from `yes` on and before `no` for which `is` holds, where it holds up to there.
@@ -331,7 +338,7 @@ impl Trial<'_, '_> {
         within
     }
 
-    /// Every rung of the ladder; the largest batch within the budget; and the largest up to it that
+    /// All batches, from one that fits: every rung of the ladder; the largest within the budget; and the largest up to it that
     /// leaves no stage and no attention group a sequence short, which may have more tokens per
     /// second than the largest itself.
     ///
@@ -339,7 +346,9 @@ impl Trial<'_, '_> {
     /// where rates are a roofline's. Rates and collectives that were measured may dip; so every
     /// rung is tried, also past one that is over the budget, and it is after the last within it
     /// that is looked. What is found is within the budget in any case.
-    fn all(&mut self, largest: usize) {
+    fn all(&mut self) {
+        // What a rank holds grows with the batch.
+        let largest = between(1, MAX_BATCH + 1, |batch| self.candidate.fits(batch));
         let (mut last, mut over) = (0, None);
         for batch in ladder(largest) {
             if self.within(batch) {

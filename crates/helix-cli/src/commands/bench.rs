@@ -53,12 +53,8 @@ pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
     let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let longest = tests.iter().map(|test| test.depth.saturating_add(test.tokens)).max();
     let longest = longest.unwrap_or(1);
-    let trained = model.config.context;
-    if longest > trained {
-        console.note(&format!(
-            "note: {longest} positions are past the {trained} that the model was trained for, \
-             which changes what it would say and not how fast"
-        ));
+    if let Some(note) = setup::untrained(longest, model.config.context) {
+        console.note(&format!("note: {note}"));
     }
     let depth = tests.iter().map(|test| test.depth).max().unwrap_or(0);
     let planner = args.compare_plan.as_deref();

@@ -11,6 +11,7 @@ use crate::failure::{Failure, Outcome};
 use crate::hardware;
 use crate::output;
 use crate::output::Table;
+use crate::setup;
 use crate::whole_file::WholeFile;
 use helix_layout::Strategy;
 use helix_plan::costs::{Choices, Formulas, MlaUp};
@@ -35,6 +36,7 @@ pub fn run(args: PlanArgs) -> Outcome {
     }
     let files = Files::of(&args)?;
     let mut report = Report::new(&model, &machine, &query)?;
+    report.notes.extend(setup::untrained(args.context, model.context));
     if args.crossovers {
         report.crossovers = crossovers(&model, &machine, &query)?;
     }
