@@ -33,7 +33,12 @@ pub struct Table {
 impl Table {
     /// A table with these column titles, the first `words` of which hold words.
     pub fn new<const N: usize>(words: usize, titles: [&str; N]) -> Table {
-        Table { rows: vec![titles.map(str::to_owned).to_vec()], words }
+        Table::of(words, titles.map(str::to_owned))
+    }
+
+    /// The same with titles that are only known as the program runs.
+    pub fn of(words: usize, titles: impl IntoIterator<Item = String>) -> Table {
+        Table { rows: vec![titles.into_iter().collect()], words }
     }
 
     /// One more row.

@@ -363,6 +363,24 @@ fn helix_wins_where_tp_copies_the_cache() {
     let duel = &array(&crossovers[6], "duels")[2];
     assert!(number(&duel["helix"], "ttl_ms") < number(&duel["other"], "ttl_ms"), "{duel}");
     assert_eq!(duel["verdict"], "helix", "{duel}");
+    let wins = &array(&crossovers[6], "wins")[0];
+    assert!(number(wins, "from") <= 4.0 && wins["last"].is_boolean(), "{wins}");
+}
+
+/// A fixed degree of Helix leaves it opponents, the batches are those asked for, and a line for
+/// each context and number of users says where Helix starts and stops winning.
+#[test]
+fn crossovers_say_where_helix_starts_and_stops_winning() {
+    let line = "plan --model deepseek-r1 --hardware hgx-h200 -c 65536 --ranks 8 --weights fp8";
+    let output = run(&format!("{line} --kv bf16 --kvp 8 --tpa 1 --batch 2,1,8 --crossovers"));
+    let text = stdout(&output);
+    let (_, tables) = text.split_once("best of the others").expect("crossovers");
+    let words: Vec<Vec<&str>> = tables.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert!(words.contains(&vec!["context", "1", "2", "8"]), "{tables}");
+    assert!(!tables.contains("/none"), "{tables}");
+    for row in ["1024 positions never", "1 user from 65536 positions on"] {
+        assert!(words.contains(&row.split(' ').collect()), "{row}: {tables}");
+    }
 }
 
 /// A batch without an answer among batches with one: which, and what is short by how much.

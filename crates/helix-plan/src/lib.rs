@@ -29,7 +29,7 @@ mod words;
 
 pub use choose::{Choice, Timed, choose};
 pub use costs::Costs;
-pub use crossover::{Crossover, Duel, Verdict, crossovers};
+pub use crossover::{Crossover, Duel, Verdict, Wins, crossovers};
 pub use decode::Decode;
 pub use experts::Popularity;
 pub use format::{Format, FormatError, Formats, Part};

@@ -53,7 +53,8 @@ pub struct PlanArgs {
     #[command(flatten)]
     pub degrees: DegreeArgs,
     /// Say for each doubling of the context with how many users Helix starts and stops winning
-    /// over the other strategies, on the most ranks
+    /// over the other strategies, and for each number of users (doublings, or those of --batch) at
+    /// which context, on the most ranks. Fixed degrees are Helix's: the others are at their best
     #[arg(long)]
     pub crossovers: bool,
     /// Write the fronts as comma-separated values

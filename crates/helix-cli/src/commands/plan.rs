@@ -18,10 +18,11 @@ use helix_plan::costs::{Choices, Formulas, MlaUp};
 use helix_plan::launch::{Engine, Launch, launch};
 use helix_plan::{
     Batches, Chosen, Crossover, Duel, Fixed, Machine, Model, Popularity, Query, Report, Row,
-    Settings, Space, StrategyFront, Verdict, counted, crossovers, figure,
+    Settings, Space, StrategyFront, Verdict, Wins, counted, crossovers, figure,
 };
 use inputs::{model, threads};
 use plot::Picture;
+use std::iter::once;
 use std::path::PathBuf;
 
 /// Runs the command.
@@ -273,32 +274,58 @@ fn print_chosen(chosen: &Chosen, question: &str) -> Outcome {
     output::text(&table.to_string())
 }
 
-/// Who is fastest, by context and users.
+/// Columns of a table of crossovers, beside the context: as many as fit a line.
+const USERS: usize = 9;
+
+/// Who is fastest, by context and users; and where Helix starts and stops winning.
 fn print_crossovers(crossovers: &[Crossover]) -> Outcome {
     output::line(
         "\nMilliseconds per token of the fastest layout that holds so many users, Helix over the \
-         best of the others; * where Helix wins by more than 1 %, - where it loses:",
+         best of the others; * where Helix wins by more than 1 %, - where it loses, none where \
+         memory does not hold so many:",
     )?;
-    let users: Vec<usize> = crossovers
-        .iter()
-        .flat_map(|crossover| crossover.duels.iter().map(|duel| duel.batch))
-        .max()
-        .map(|most| (0..).map(|power| 1 << power).take_while(|batch| *batch <= most).collect())
-        .unwrap_or_default();
-    // Every other power of two, to fit a line.
-    let users: Vec<usize> = users.into_iter().step_by(2).collect();
-    let mut lines = format!("{:>10}", "context");
-    users.iter().for_each(|batch| lines += &format!("{batch:>18}"));
-    lines.push('\n');
-    for Crossover { context, duels } in crossovers {
-        lines += &format!("{context:>10}");
-        for batch in &users {
-            let duel = duels.iter().find(|duel| duel.batch == *batch);
-            lines += &format!("{:>18}", duel.map_or_else(String::new, score));
-        }
-        lines = lines.trim_end().to_owned() + "\n";
+    let by_users = Wins::by_users(crossovers);
+    let users: Vec<usize> = by_users.keys().copied().collect();
+    for users in users.chunks(USERS) {
+        output::line(&duels(crossovers, users).to_string())?;
     }
-    output::text(&lines)
+    let mut table = Table::new(2, ["with", "Helix wins"]);
+    for Crossover { context, wins, .. } in crossovers {
+        table.row(vec![format!("{context} positions"), spans(wins, "users")]);
+    }
+    for (users, wins) in by_users {
+        let users = if users == 1 { "1 user".to_owned() } else { format!("{users} users") };
+        table.row(vec![users, spans(&wins, "positions")]);
+    }
+    output::text(&table.to_string())
+}
+
+/// A row for each context, a column for each number of users.
+fn duels(crossovers: &[Crossover], users: &[usize]) -> Table {
+    let mut table =
+        Table::of(0, once("context".to_owned()).chain(users.iter().map(usize::to_string)));
+    for Crossover { context, duels, .. } in crossovers {
+        let cell = |users: &usize| {
+            duels.iter().find(|duel| duel.batch == *users).map_or_else(String::new, score)
+        };
+        table.row(once(context.to_string()).chain(users.iter().map(cell)).collect());
+    }
+    table
+}
+
+/// Where Helix starts and stops winning.
+fn spans(wins: &[Wins], unit: &str) -> String {
+    let span = |&Wins { from, to, first, last }: &Wins| match (first, last) {
+        (true, true) => "always".to_owned(),
+        (false, true) => format!("from {from} {unit} on"),
+        (true, false) => format!("up to {to} {unit}"),
+        (false, false) if from == to => format!("at {from} {unit}"),
+        (false, false) => format!("from {from} to {to} {unit}"),
+    };
+    match wins {
+        [] => "never".to_owned(),
+        _ => wins.iter().map(span).collect::<Vec<_>>().join(", "),
+    }
 }
 
 fn score(duel: &Duel) -> String {
