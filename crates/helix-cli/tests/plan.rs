@@ -390,7 +390,7 @@ fn what_has_no_answer_is_said() {
     let noted = |flags: &str| {
         let output = run(&format!("{line} {flags}"));
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-        assert!(stdout(&output).contains("fastest with 1 users"), "{}", stdout(&output));
+        assert!(stdout(&output).contains("fastest with 1 user "), "{}", stdout(&output));
         stderr(&output).split_whitespace().collect::<Vec<_>>().join(" ")
     };
     let large = noted("--batch 1,100000");
