@@ -338,9 +338,9 @@ impl Trial<'_, '_> {
         within
     }
 
-    /// All batches, from one that fits: every rung of the ladder; the largest within the budget; and the largest up to it that
-    /// leaves no stage and no attention group a sequence short, which may have more tokens per
-    /// second than the largest itself.
+    /// All batches, from one that fits: every rung of the ladder; the largest within the budget; and
+    /// the largest up to it that leaves no stage and no attention group a sequence short, which may
+    /// have more tokens per second than the largest itself.
     ///
     /// A token takes no less time with more sequences, so that halving finds the largest: exactly
     /// where rates are a roofline's. Rates and collectives that were measured may dip; so every
