@@ -39,7 +39,7 @@ pub struct PlanArgs {
     /// else f16, the engine's]
     #[arg(long, value_name = "FORMAT")]
     pub kv: Option<Format>,
-    /// Threads of a rank, on machines whose profile has [cores] [default: the node's cores, divided
+    /// Threads of a rank, on machines whose profile names cores [default: the node's cores, divided
     /// by its ranks]
     #[arg(short, long, value_name = "N", value_parser = at_least(1))]
     pub threads: Option<usize>,
