@@ -47,12 +47,10 @@ impl Request {
 
 /// The switch's end.
 pub fn listen(folder: &Path) -> Result<UnixDatagram> {
-    let socket = UnixDatagram::bind(folder.join(SOCKET)).context("the control socket")?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
+    UnixDatagram::bind(folder.join(SOCKET)).context("the control socket")
 }
 
-/// Answers whoever has asked; never waits for anybody.
+/// Answers whoever asks, until the socket fails.
 pub fn serve(socket: &UnixDatagram, mut answer: impl FnMut(Result<Request, String>) -> String) {
     let mut line = [0; 100];
     while let Ok((length, from)) = socket.recv_from(&mut line) {

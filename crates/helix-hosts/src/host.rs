@@ -73,7 +73,7 @@ fn make_here(folder: &Path, index: usize, hosts: usize) -> Result<SyncDevice> {
 fn configure(index: usize, hosts: usize) -> Result<()> {
     let hardware = |index| hardware_address(index).map(|byte| format!("{byte:02x}")).join(":");
     let mut lines = format!(
-        "link set lo up\nlink set {INTERFACE} address {} arp off\naddress add {}/24 dev {INTERFACE}\n\
+        "link set lo up\nlink set {INTERFACE} address {} arp off mtu 9000\naddress add {}/24 dev {INTERFACE}\n\
          link set {INTERFACE} up\n",
         hardware(index),
         address(index)
@@ -100,10 +100,12 @@ pub fn move_to(folder: &Path, index: usize) -> Result<()> {
         let namespace = File::open(&file).with_context(|| file.display().to_string())?;
         setns(namespace, kind).with_context(|| format!("cannot enter {}", name(index)))?;
     }
-    pin(&fs::read_to_string(kept(folder, index, "cores"))?)
+    pin(folder, index)
 }
 
-fn pin(cores: &str) -> Result<()> {
+/// Moves this thread to the cores of host `index`, if it has its own.
+pub fn pin(folder: &Path, index: usize) -> Result<()> {
+    let cores = fs::read_to_string(kept(folder, index, "cores"))?;
     let mut set = CpuSet::new();
     for core in cores.split_whitespace() {
         set.set(core.parse()?)?;

@@ -1,13 +1,16 @@
 //! The switch: takes frames from the hosts' TAP devices and gives each to its receiver when it is due.
 //!
-//! One thread, asleep until a frame comes or is nearly due. With a real-time priority it runs before the
-//! ranks, which it shares cores with: a link does not slow down because its ends compute.
+//! Every host has a port: a thread on the host's own cores, asleep until its host sends or a frame is
+//! nearly due. What two hosts send each other goes both ways at once, as it does between network
+//! cards. With a real-time priority a port runs before the ranks, which it shares cores with: a link
+//! does not slow down because its ends compute.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -32,7 +35,7 @@ const OFFLOAD_HEADER: usize = 10;
 const FRAME: usize = OFFLOAD_HEADER + 14 + 65536;
 /// A cable that is busy for longer than this is given no more: the sender's kernel keeps it.
 const AHEAD_NS: u64 = 50_000;
-/// Frames that one host may send before another is looked at.
+/// Frames that a host may send before those that are due are looked at.
 const BURST: usize = 32;
 
 /// A timer that is later than this was held up: it says nothing about the next one.
@@ -51,7 +54,7 @@ impl Flying {
     }
 }
 
-/// What happened since the last `stats`.
+/// What happened at all ports since the last `stats`.
 #[derive(Default)]
 struct Counts {
     frames: u64,
@@ -61,109 +64,183 @@ struct Counts {
     late_max_ns: u64,
 }
 
-/// The switch and the hosts' cables.
+/// The hosts' cables, and what all ports have to agree about.
 pub struct Switch {
     taps: Vec<SyncDevice>,
-    control: UnixDatagram,
-    star: Star,
-    /// Frames to each host, in the order of their arrival.
-    flying: Vec<VecDeque<Flying>>,
-    /// Buffers of frames that have arrived.
-    spare: Vec<Box<[u8]>>,
-    /// How late timers are, a moving average; in virtual machines some 25 us.
-    late_ns: u64,
-    counts: Counts,
+    star: Mutex<Star>,
+    counts: Mutex<Counts>,
+    /// Of each port: how late its timers are, and the processor time that it has taken.
+    late_ns: Vec<AtomicU64>,
+    busy_ns: Vec<AtomicU64>,
     start: Instant,
-    busy_since: (Instant, u64),
     /// What the machine adds to each frame's delay by itself.
-    own_ns: Arc<AtomicU64>,
+    own_ns: AtomicU64,
 }
 
 impl Switch {
-    /// A switch of links without delay; `delay-us` and `own_ns` are for the one who has measured.
-    pub fn new(
-        taps: Vec<SyncDevice>,
-        control: UnixDatagram,
-        gbit: f64,
-        own_ns: Arc<AtomicU64>,
-    ) -> Switch {
+    /// A switch of links without delay, which `delay-us` changes.
+    pub fn new(taps: Vec<SyncDevice>, gbit: f64) -> Switch {
+        let zeros = || taps.iter().map(|_| AtomicU64::new(0)).collect();
         Switch {
-            star: Star::new(taps.len(), LinkSpeed { delay_ns: 0, gbit }),
-            flying: taps.iter().map(|_| VecDeque::new()).collect(),
+            star: Mutex::new(Star::new(taps.len(), LinkSpeed { delay_ns: 0, gbit })),
+            counts: Mutex::default(),
+            late_ns: zeros(),
+            busy_ns: zeros(),
             taps,
-            control,
-            spare: Vec::new(),
-            late_ns: 0,
-            counts: Counts::default(),
             start: Instant::now(),
-            busy_since: (Instant::now(), 0),
-            own_ns,
+            own_ns: AtomicU64::new(0),
         }
     }
 
-    /// Switches for ever, or until a device fails.
-    pub fn run(mut self) -> Result<()> {
-        prefer_this_thread();
-        loop {
-            self.deliver();
-            let ready = self.wait()?;
-            for (from, _) in ready.iter().enumerate().filter(|(_, ready)| **ready) {
-                if from == self.taps.len() {
-                    self.answer();
-                } else {
-                    self.take(from)?;
+    /// Starts the hosts' ports, and a thread that answers `control`.
+    pub fn start(self: &Arc<Switch>, folder: &Path, control: UnixDatagram) {
+        for from in 0..self.taps.len() {
+            let (port, folder) = (Port::new(self.clone(), from), folder.to_owned());
+            std::thread::spawn(move || {
+                // Without its switch, a test would measure nothing.
+                if let Err(error) = port.run(&folder) {
+                    eprintln!("error: {error:#}");
+                    std::process::exit(1);
                 }
-            }
+            });
         }
+        let switch = self.clone();
+        std::thread::spawn(move || {
+            let mut since = (Instant::now(), switch.busy_ns());
+            control::serve(&control, |request| {
+                let answer = request.and_then(|request| switch.obey(&request, &mut since));
+                answer.unwrap_or_else(|error| format!("error: {error}"))
+            });
+        });
+    }
+
+    /// Delays asked for from now on are shorter by what the machine takes.
+    pub fn set_own_delay(&self, ns: u64) {
+        self.own_ns.store(ns, Ordering::Relaxed);
     }
 
     fn now_ns(&self) -> u64 {
         self.start.elapsed().as_nanos() as u64
     }
 
+    fn busy_ns(&self) -> u64 {
+        self.busy_ns.iter().map(|busy| busy.load(Ordering::Relaxed)).sum()
+    }
+
+    fn obey(&self, request: &Request, since: &mut (Instant, u64)) -> Result<String, String> {
+        let mut star = lock(&self.star);
+        match *request {
+            Request::Cut { host, .. } if host >= star.hosts() => {
+                return Err(format!("there are {} hosts, from host0", star.hosts()));
+            }
+            Request::Cut { host, cut } => star.set_cut(host, cut),
+            Request::DelayUs(us) => {
+                let own = self.own_ns.load(Ordering::Relaxed);
+                star.speed.delay_ns = ((us * 1e3) as u64).saturating_sub(own);
+            }
+            Request::Gbit(gbit) => star.speed.gbit = gbit,
+            Request::Stats => return Ok(self.stats(since)),
+        }
+        Ok("done".to_owned())
+    }
+
+    /// A JSON document of what was carried since the last one, and what it cost.
+    fn stats(&self, since: &mut (Instant, u64)) -> String {
+        let counts = std::mem::take(&mut *lock(&self.counts));
+        let (then, busy_then) = std::mem::replace(since, (Instant::now(), self.busy_ns()));
+        let seconds = then.elapsed().as_secs_f64();
+        let late = self.late_ns.iter().map(|late| late.load(Ordering::Relaxed)).max();
+        serde_json::json!({
+            "frames": counts.frames,
+            "bytes": counts.bytes,
+            "dropped": counts.dropped,
+            "late_us_mean": counts.late_ns as f64 / 1e3 / counts.frames.max(1) as f64,
+            "late_us_max": counts.late_max_ns as f64 / 1e3,
+            "timer_late_us": late.unwrap_or(0) as f64 / 1e3,
+            "seconds": seconds,
+            "core_share": (since.1 - busy_then) as f64 / 1e9 / seconds,
+        })
+        .to_string()
+    }
+}
+
+/// Nothing is left half done by a thread that panics.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes what one host sends, and delivers it.
+struct Port {
+    switch: Arc<Switch>,
+    from: usize,
+    /// Frames to each host, in the order in which they are due.
+    flying: Vec<VecDeque<Flying>>,
+    /// Until when the host's cable is busy.
+    up_free_ns: u64,
+    /// Buffers of frames that have arrived.
+    spare: Vec<Box<[u8]>>,
+    /// How late timers are, a moving average; in virtual machines some 25 us.
+    late_ns: u64,
+}
+
+impl Port {
+    fn new(switch: Arc<Switch>, from: usize) -> Port {
+        let flying = switch.taps.iter().map(|_| VecDeque::new()).collect();
+        Port { switch, from, flying, up_free_ns: 0, spare: Vec::new(), late_ns: 0 }
+    }
+
+    /// Switches for ever, or until a device fails.
+    fn run(mut self, folder: &Path) -> Result<()> {
+        host::pin(folder, self.from)?;
+        prefer_this_thread();
+        loop {
+            self.deliver();
+            if self.wait()? {
+                self.take()?;
+            }
+            self.switch.busy_ns[self.from].store(own_time_ns(), Ordering::Relaxed);
+        }
+    }
+
     /// Gives the frames that are due to their receivers.
     fn deliver(&mut self) {
-        for to in 0..self.taps.len() {
+        for to in 0..self.flying.len() {
             loop {
-                let now = self.now_ns();
+                let now = self.switch.now_ns();
                 let queue = &mut self.flying[to];
                 if queue.front().is_none_or(|frame| frame.due_ns > now) {
                     break;
                 }
                 let Some(frame) = queue.pop_front() else { break };
                 // A host whose queue is full drops it, as a network card would.
-                let arrives = !self.star.is_cut(to);
-                if arrives && write(self.taps[to].as_fd(), frame.bytes()).is_ok() {
-                    self.counts.frames += 1;
-                    self.counts.bytes += (frame.length - OFFLOAD_HEADER) as u64;
-                    self.counts.late_ns += now - frame.due_ns;
-                    self.counts.late_max_ns = self.counts.late_max_ns.max(now - frame.due_ns);
+                let arrives = !lock(&self.switch.star).is_cut(to)
+                    && write(self.switch.taps[to].as_fd(), frame.bytes()).is_ok();
+                let mut counts = lock(&self.switch.counts);
+                if arrives {
+                    counts.frames += 1;
+                    counts.bytes += (frame.length - OFFLOAD_HEADER) as u64;
+                    counts.late_ns += now - frame.due_ns;
+                    counts.late_max_ns = counts.late_max_ns.max(now - frame.due_ns);
                 } else {
-                    self.counts.dropped += 1;
+                    counts.dropped += 1;
                 }
                 self.spare.push(frame.buffer);
             }
         }
     }
 
-    /// Waits until something is to be done; says which hosts have sent, and last, whether control asks.
+    /// Waits until something is to be done; says whether the host has sent.
     ///
     /// Sleeps for as long as timers are exact enough for, and polls for the microseconds that remain.
-    fn wait(&mut self) -> Result<Vec<bool>> {
-        let now = self.now_ns();
+    fn wait(&mut self) -> Result<bool> {
+        let now = self.switch.now_ns();
         let due = self.flying.iter().filter_map(|queue| queue.front()).map(|frame| frame.due_ns);
-        let has_room = |from: &usize| self.star.up_free_ns(*from) <= now + AHEAD_NS;
-        let full = (0..self.taps.len()).filter(|from| !has_room(from));
-        let room = full.map(|from| self.star.up_free_ns(from) - AHEAD_NS);
-        let sleep_ns = due.chain(room).min().map(|at| self.sleep_ns(at.saturating_sub(now)));
-        let asked = |from: usize| match has_room(&from) {
-            true => PollFlags::POLLIN,
-            false => PollFlags::empty(),
-        };
-        let taps = self.taps.iter().enumerate();
-        let mut polled: Vec<PollFd> =
-            taps.map(|(from, tap)| PollFd::new(tap.as_fd(), asked(from))).collect();
-        polled.push(PollFd::new(self.control.as_fd(), PollFlags::POLLIN));
+        let room = self.up_free_ns.saturating_sub(AHEAD_NS);
+        let has_room = room <= now;
+        let next = due.chain((!has_room).then_some(room)).min();
+        let sleep_ns = next.map(|at| self.sleep_ns(at.saturating_sub(now)));
+        let asked = if has_room { PollFlags::POLLIN } else { PollFlags::empty() };
+        let mut polled = [PollFd::new(self.switch.taps[self.from].as_fd(), asked)];
         let timeout = sleep_ns.map(|ns| Duration::from_nanos(ns).into());
         let slept = Instant::now();
         let count = match ppoll(&mut polled, timeout, None) {
@@ -171,17 +248,15 @@ impl Switch {
             Err(Errno::EINTR) => -1,
             Err(error) => return Err(error).context("the switch cannot wait"),
         };
-        let readable = |polled: &PollFd| {
-            polled.revents().is_some_and(|events| events.contains(PollFlags::POLLIN))
-        };
-        let readable = polled.iter().map(readable).collect();
+        let has_sent = polled[0].revents().is_some_and(|is| is.contains(PollFlags::POLLIN));
         if let (0, Some(asked_ns @ 1..)) = (count, sleep_ns) {
             let late_ns = (slept.elapsed().as_nanos() as u64).saturating_sub(asked_ns);
             if late_ns <= LATE_MOST_NS {
                 self.late_ns = (self.late_ns * 15 + late_ns) / 16;
+                self.switch.late_ns[self.from].store(self.late_ns, Ordering::Relaxed);
             }
         }
-        Ok(readable)
+        Ok(has_sent)
     }
 
     /// How long to sleep when something is due in `left_ns`; 0 where any sleep would be too long.
@@ -194,15 +269,16 @@ impl Switch {
         left_ns.saturating_sub(self.late_ns).max(1)
     }
 
-    /// Takes what `from` sends, until its cable is busy or it has no more.
-    fn take(&mut self, from: usize) -> Result<()> {
+    /// Takes what the host sends, until its cable is busy or it has no more.
+    fn take(&mut self) -> Result<()> {
+        let (from, hosts) = (self.from, self.flying.len());
         for _ in 0..BURST {
-            let now = self.now_ns();
-            if self.star.up_free_ns(from) > now + AHEAD_NS {
+            let now = self.switch.now_ns();
+            if self.up_free_ns > now + AHEAD_NS {
                 break;
             }
             let mut buffer = self.spare.pop().unwrap_or_else(|| vec![0; FRAME].into());
-            let length = match read(self.taps[from].as_fd(), &mut buffer) {
+            let length = match read(self.switch.taps[from].as_fd(), &mut buffer) {
                 Ok(length) => length,
                 Err(Errno::EAGAIN | Errno::EINTR) => {
                     self.spare.push(buffer);
@@ -210,67 +286,23 @@ impl Switch {
                 }
                 Err(error) => return Err(error).context("the switch cannot read from a host"),
             };
-            match receiver(&buffer[..length], self.taps.len()) {
-                Some(to) if !self.star.is_cut(from) && !self.star.is_cut(to) => {
-                    let bytes = length - OFFLOAD_HEADER;
-                    let due_ns = self.star.arrival_ns(now, from, to, bytes);
+            let mut star = lock(&self.switch.star);
+            match receiver(&buffer[..length], hosts) {
+                Some(to) if !star.is_cut(from) && !star.is_cut(to) => {
+                    let due_ns = star.arrival_ns(now, from, to, length - OFFLOAD_HEADER);
+                    self.up_free_ns = star.up_free_ns(from);
                     // A shorter delay from now on does not let frames overtake.
                     let last_ns = self.flying[to].back().map_or(0, |frame| frame.due_ns);
                     let due_ns = due_ns.max(last_ns);
                     self.flying[to].push_back(Flying { due_ns, buffer, length });
                 }
                 _ => {
-                    self.counts.dropped += 1;
+                    lock(&self.switch.counts).dropped += 1;
                     self.spare.push(buffer);
                 }
             }
         }
         Ok(())
-    }
-
-    fn answer(&mut self) {
-        // Another handle, since an answer changes what this one lies in.
-        let Ok(socket) = self.control.try_clone() else { return };
-        control::serve(&socket, |request| {
-            let answer = request.and_then(|request| self.obey(&request));
-            answer.unwrap_or_else(|error| format!("error: {error}"))
-        });
-    }
-
-    fn obey(&mut self, request: &Request) -> Result<String, String> {
-        match *request {
-            Request::Cut { host, .. } if host >= self.star.hosts() => {
-                return Err(format!("there are {} hosts, from host0", self.star.hosts()));
-            }
-            Request::Cut { host, cut } => self.star.set_cut(host, cut),
-            Request::DelayUs(us) => {
-                let own = self.own_ns.load(Ordering::Relaxed);
-                self.star.speed.delay_ns = ((us * 1e3) as u64).saturating_sub(own);
-            }
-            Request::Gbit(gbit) => self.star.speed.gbit = gbit,
-            Request::Stats => return Ok(self.stats()),
-        }
-        Ok("done".to_owned())
-    }
-
-    /// A JSON document of what was carried since the last one, and what it cost.
-    fn stats(&mut self) -> String {
-        let counts = std::mem::take(&mut self.counts);
-        let (since, busy) = self.busy_since;
-        self.busy_since = (Instant::now(), own_time_ns());
-        let seconds = since.elapsed().as_secs_f64();
-        let busy_seconds = (self.busy_since.1 - busy) as f64 / 1e9;
-        serde_json::json!({
-            "frames": counts.frames,
-            "bytes": counts.bytes,
-            "dropped": counts.dropped,
-            "late_us_mean": counts.late_ns as f64 / 1e3 / counts.frames.max(1) as f64,
-            "late_us_max": counts.late_max_ns as f64 / 1e3,
-            "timer_late_us": self.late_ns as f64 / 1e3,
-            "seconds": seconds,
-            "core_share": busy_seconds / seconds,
-        })
-        .to_string()
     }
 }
 

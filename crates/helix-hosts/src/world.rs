@@ -10,7 +10,6 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -246,19 +245,12 @@ fn build(folder: &Path, run: &Run) -> Result<()> {
     let cores = cores_of_hosts(hosts, run.cores)?;
     let taps: Result<Vec<_>> =
         (0..hosts).map(|index| host::make(folder, index, hosts, &cores[index])).collect();
-    let own_ns = Arc::new(AtomicU64::new(0));
-    let switch = Switch::new(taps?, control::listen(folder)?, run.links.gbit, own_ns.clone());
-    std::thread::spawn(move || {
-        // Without its switch, a test would measure nothing.
-        if let Err(error) = switch.run() {
-            eprintln!("error: {error:#}");
-            std::process::exit(1);
-        }
-    });
+    let switch = Arc::new(Switch::new(taps?, run.links.gbit));
+    switch.start(folder, control::listen(folder)?);
     let mut own_us = 0.0;
     if hosts > 1 {
         own_us = measure::own_delay_us(folder)?;
-        own_ns.store((own_us.min(OWN_MOST_US) * 1e3) as u64, Ordering::Relaxed);
+        switch.set_own_delay((own_us.min(OWN_MOST_US) * 1e3) as u64);
     }
     control::ask_at(folder, &format!("delay-us {}", run.links.delay_us))?;
     control::ask_at(folder, "stats")?;
