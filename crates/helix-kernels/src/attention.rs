@@ -108,6 +108,7 @@ impl Span {
 pub struct Scratch {
     /// Scores, then probabilities, of a tile of rows.
     scores: Box<[kernel::Row; TILE_ROWS]>,
+    kept: kernel::Converted,
     latent: latent::Scratch,
     codes: codes::Scratch,
 }
@@ -118,6 +119,7 @@ impl Scratch {
     pub fn new() -> Scratch {
         Scratch {
             scores: Box::new([const { kernel::Row([0.0; CHUNK_TOKENS]) }; TILE_ROWS]),
+            kept: kernel::Converted::new(),
             latent: latent::Scratch::new(),
             codes: codes::Scratch::new(),
         }

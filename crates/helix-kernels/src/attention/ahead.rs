@@ -63,7 +63,7 @@ impl<'a> Ahead<'a> {
     ) -> Asks {
         let left = self.share - self.per_row(rows) * rows;
         let bytes = left / 2 * (steps * vectors) / self.vectors;
-        self.take(bytes, steps, (vectors * size_of::<E::Row>()).div_ceil(LINE))
+        self.take(bytes, steps, (vectors * E::MEMORY).div_ceil(LINE))
     }
 
     /// For the probabilities of one of a tile's rows: a step is a vector.

@@ -2,6 +2,10 @@
 //!
 //! A tile of query rows goes through a page: keys give scores, scores give probabilities,
 //! probabilities weigh values. Memory is read in ascending order, a little ahead of its use.
+//!
+//! Converting a vector to `f32` takes the execution ports as long as two multiply-adds of it. Where
+//! several tiles of rows see the same tokens, the first one keeps what it converts, and the others
+//! read that from the second-level cache ([`Converted`]).
 
 // Register tiles are arrays: an index names the same row or page in several of them.
 #![allow(clippy::needless_range_loop)]
@@ -10,9 +14,10 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::ahead::{Ahead, fetch_near};
-use super::element::{BF16, Element, F16, F32};
+use super::element::{BF16, Element, F16, F32, Keeping, Kept};
 use super::{CHUNK_TOKENS, Scratch, Sees, Span, TILE_ROWS, state_len};
 use crate::arch::lanes::{Kernel, LANES, Lanes, exp2_falling};
+use crate::arch::memory::Buffer;
 use crate::kv::{BLOCK_TOKENS, KvType, KvView, PAGE_TOKENS, PageShape, VALUE_TILE};
 
 /// The scores of one row against a chunk, then their probabilities.
@@ -22,6 +27,30 @@ pub(super) struct Row(pub [f32; CHUNK_TOKENS]);
 
 /// Vectors that hold a number for each token of a block of keys.
 const BLOCK_VECTORS: usize = BLOCK_TOKENS / LANES;
+
+/// Bytes that a chunk's keys and values may take as `f32` to be worth keeping: more would push out of
+/// the second-level cache what was asked for ahead.
+const KEPT_BYTES: usize = 512 << 10;
+
+/// A chunk's keys and values in `f32`, where a page of [`KvType::F32`] has them: those of the tokens
+/// that its rows see.
+#[derive(Debug)]
+pub(super) struct Converted(Buffer);
+
+impl Converted {
+    /// Takes no memory before it is used.
+    pub(super) fn new() -> Converted {
+        let buffer = Buffer::zeroed(KEPT_BYTES);
+        Converted(buffer.unwrap_or_else(|e| panic!("scratch of a thread: {e}")))
+    }
+}
+
+impl Clone for Converted {
+    /// Another thread's: nothing in it outlives a call.
+    fn clone(&self) -> Converted {
+        Converted::new()
+    }
+}
 
 /// [`super::attend`], its arguments checked.
 pub(super) struct Attend<'a> {
@@ -48,37 +77,87 @@ impl Kernel for Attend<'_> {
 }
 
 impl Attend<'_> {
-    /// Cuts the rows in tiles that fit the registers: as even a cut as the tiles allow.
     #[inline(always)]
     fn tiles<S: Lanes, E: Element>(self, s: S) {
-        let head_dim = self.kv.shape.head_dim();
-        let len = state_len(head_dim);
-        let index = self.range.start / PAGE_TOKENS;
-        let page = Page { shape: self.kv.shape, bytes: self.kv.page(index) };
-        let most = if S::ROWS == 4 { TILE_ROWS } else { S::ROWS };
-        let mut ahead = Ahead::new(self.kv, index, self.sees.len().div_ceil(most).max(1));
-        let mut row = 0;
+        let Attend { state, q, sees, kv, range, scratch } = self;
+        let index = range.start / PAGE_TOKENS;
+        let page = Page { shape: kv.shape, bytes: kv.page(index) };
+        let most = most_rows::<S>();
+        let ahead = Ahead::new(kv, index, sees.len().div_ceil(most).max(1));
+        let scores = &mut scratch.scores[..];
+        let mut rows = Rows { state, q, sees, head_dim: kv.shape.head_dim(), range, scores, ahead };
+        let shape = PageShape::new(kv.shape.head_dim(), KvType::F32);
+        let several = S::ROWS > 1 && sees.len() > most && rows.see_the_same();
+        if E::CONVERTS && several && shape.bytes() <= KEPT_BYTES {
+            let kept = &mut scratch.kept.0[..shape.bytes()];
+            rows.tile(page, 0..most, kept).attend::<S, Keeping<E>>(s);
+            rows.tiles::<S, Kept>(s, Page { shape, bytes: kept }, most);
+        } else {
+            rows.tiles::<S, E>(s, page, 0);
+        }
+    }
+}
+
+/// Query rows that a tile has at most.
+const fn most_rows<S: Lanes>() -> usize {
+    if S::ROWS == 4 { TILE_ROWS } else { S::ROWS }
+}
+
+/// All query rows, to be cut in tiles.
+struct Rows<'a, 'page> {
+    state: &'a mut [f32],
+    q: &'a [f32],
+    sees: &'a [Sees],
+    head_dim: usize,
+    /// The chunk.
+    range: Range<usize>,
+    scores: &'a mut [Row],
+    ahead: Ahead<'page>,
+}
+
+impl<'page> Rows<'_, 'page> {
+    /// Whether all rows see the same tokens of the chunk.
+    fn see_the_same(&self) -> bool {
+        let mut seen = self.sees.iter().map(|sees| sees.within(&self.range));
+        let first = seen.next();
+        seen.all(|span| Some(span) == first)
+    }
+
+    /// Cuts the rows from `row` on in tiles that fit the registers: as even a cut as tiles allow.
+    #[inline(always)]
+    fn tiles<S: Lanes, E: Element>(&mut self, s: S, page: Page<'_>, mut row: usize) {
         while row < self.sees.len() {
             let left = self.sees.len() - row;
             let rows = match left {
-                _ if S::ROWS == 4 && left >= TILE_ROWS => TILE_ROWS,
+                _ if left >= most_rows::<S>() => most_rows::<S>(),
                 _ if left > S::ROWS && left < 2 * S::ROWS => left.div_ceil(2),
                 _ => left.min(S::ROWS),
             };
-            let mut seen = [Span::NONE; TILE_ROWS];
-            for (seen, sees) in seen.iter_mut().zip(&self.sees[row..row + rows]) {
-                *seen = sees.within(&self.range);
-            }
-            let tile = Tile {
-                page,
-                seen: &seen[..rows],
-                q: &self.q[row * head_dim..(row + rows) * head_dim],
-                scores: &mut self.scratch.scores[..rows],
-                states: &mut self.state[row * len..(row + rows) * len],
-                ahead: &mut ahead,
-            };
-            tile.attend::<S, E>(s);
+            self.tile(page, row..row + rows, &mut []).attend::<S, E>(s);
             row += rows;
+        }
+    }
+
+    #[inline(always)]
+    fn tile<'t>(
+        &'t mut self,
+        page: Page<'t>,
+        rows: Range<usize>,
+        kept: &'t mut [u8],
+    ) -> Tile<'t, 'page> {
+        let len = state_len(self.head_dim);
+        let mut seen = [Span::NONE; TILE_ROWS];
+        for (seen, sees) in seen.iter_mut().zip(&self.sees[rows.clone()]) {
+            *seen = sees.within(&self.range);
+        }
+        Tile {
+            page,
+            q: &self.q[rows.start * self.head_dim..rows.end * self.head_dim],
+            scores: &mut self.scores[..rows.len()],
+            seen,
+            states: &mut self.state[rows.start * len..rows.end * len],
+            ahead: &mut self.ahead,
+            kept,
         }
     }
 }
@@ -93,29 +172,32 @@ struct Page<'a> {
 /// Some query rows against one chunk.
 struct Tile<'a, 'page> {
     page: Page<'a>,
-    /// The chunk's tokens that each row sees.
-    seen: &'a [Span],
     q: &'a [f32],
+    /// One for each row.
     scores: &'a mut [Row],
+    /// The chunk's tokens that each row sees.
+    seen: [Span; TILE_ROWS],
     states: &'a mut [f32],
     ahead: &'a mut Ahead<'page>,
+    /// Where [`Keeping`] leaves what it converts.
+    kept: &'a mut [u8],
 }
 
 impl Tile<'_, '_> {
     #[inline(always)]
     fn attend<S: Lanes, E: Element>(mut self, s: S) {
-        let (hull, common) = (Span::hull(self.seen), Span::common(self.seen));
+        let (rows, seen) = (self.scores.len(), self.seen);
+        let seen = &seen[..rows];
+        let (hull, common) = (Span::hull(seen), Span::common(seen));
         self.score::<S, E>(s, hull.from / LANES..hull.to.div_ceil(LANES));
         self.normalise::<S, E>(s);
         // Together what all rows see; before and after it each by itself, so that none reads what
         // it doesn't see.
-        for row in 0..self.seen.len() {
-            let Span { from, to } = self.seen[row];
+        for (row, &Span { from, to }) in seen.iter().enumerate() {
             self.weigh::<S, E>(s, row..row + 1, from..to.min(common.from));
         }
-        self.weigh::<S, E>(s, 0..self.seen.len(), common.range());
-        for row in 0..self.seen.len() {
-            let Span { from, to } = self.seen[row];
+        self.weigh::<S, E>(s, 0..rows, common.range());
+        for (row, &Span { from, to }) in seen.iter().enumerate() {
             self.weigh::<S, E>(s, row..row + 1, from.max(common.to)..to);
         }
     }
@@ -123,7 +205,7 @@ impl Tile<'_, '_> {
     /// Scores against the chunk's tokens, 16 in each of `vectors`, and a few before them.
     #[inline(always)]
     fn score<S: Lanes, E: Element>(&mut self, s: S, vectors: Range<usize>) {
-        match (S::ROWS, self.seen.len()) {
+        match (S::ROWS, self.scores.len()) {
             (1, _) => self.score_blocks::<S, E, 1, 1>(s, vectors),
             (_, 1) => self.score_blocks::<S, E, 1, 4>(s, vectors),
             (3, 2) => self.score_blocks::<S, E, 2, 2>(s, vectors),
@@ -145,12 +227,12 @@ impl Tile<'_, '_> {
         let mut vector = vectors.start / P * P;
         while vector < vectors.end {
             let (page, q, scores) = (self.page, self.q, &mut *self.scores);
-            let (ahead, of) = (&mut *self.ahead, PhantomData);
+            let (ahead, kept, of) = (&mut *self.ahead, &mut *self.kept, PhantomData);
             if vector + P <= vectors.end {
-                s.run(Score::<E, R, P> { page, q, scores, vector, ahead, of });
+                s.run(Score::<E, R, P> { page, q, scores, vector, ahead, kept, of });
                 vector += P;
             } else {
-                s.run(Score::<E, R, 1> { page, q, scores, vector, ahead, of });
+                s.run(Score::<E, R, 1> { page, q, scores, vector, ahead, kept, of });
                 vector += 1;
             }
         }
@@ -163,14 +245,15 @@ impl Tile<'_, '_> {
         let len = state_len(self.page.shape.head_dim());
         let mut tops = [f32::NEG_INFINITY; TILE_ROWS];
         for ((top, scores), seen) in tops.iter_mut().zip(&*self.scores).zip(self.seen) {
-            *top = largest(s, scores, *seen);
+            *top = largest(s, scores, seen);
         }
+        let count = self.scores.len();
         let rows = self.states.chunks_exact_mut(len).zip(self.scores.iter_mut());
         for (((state, scores), seen), top) in rows.zip(self.seen).zip(tops) {
             let (o, sums) = state.split_last_chunk_mut().expect("a state");
             o.fill(0.0);
-            let mut ahead = self.ahead.probabilities(self.seen.len());
-            *sums = [top, probabilities(s, scores, *seen, top, || ahead.step(s))];
+            let mut ahead = self.ahead.probabilities(count);
+            *sums = [top, probabilities(s, scores, seen, top, || ahead.step(s))];
         }
     }
 
@@ -226,11 +309,12 @@ impl Tile<'_, '_> {
             let (page, tokens, of) = (self.page, tokens.clone(), PhantomData);
             let (scores, ahead) = (&self.scores[rows.clone()], &mut *self.ahead);
             let states = &mut self.states[rows.start * len..rows.end * len];
+            let kept = &mut *self.kept;
             if vector + N <= vectors.end {
-                s.run(Weigh::<E, R, N> { page, scores, states, vector, tokens, ahead, of });
+                s.run(Weigh::<E, R, N> { page, scores, states, vector, tokens, ahead, kept, of });
                 vector += N;
             } else {
-                s.run(Weigh::<E, R, 1> { page, scores, states, vector, tokens, ahead, of });
+                s.run(Weigh::<E, R, 1> { page, scores, states, vector, tokens, ahead, kept, of });
                 vector += 1;
             }
         }
@@ -245,6 +329,7 @@ struct Score<'a, 'page, E, const R: usize, const P: usize> {
     /// The first vector of tokens in the chunk.
     vector: usize,
     ahead: &'a mut Ahead<'page>,
+    kept: &'a mut [u8],
     of: PhantomData<E>,
 }
 
@@ -259,6 +344,14 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, '_, E, R, 
         let (block, vector) = (self.vector / BLOCK_VECTORS, self.vector % BLOCK_VECTORS);
         let at = block * shape.key_block_bytes();
         let keys = &block_rows::<E>(&self.page.bytes[at..])[..dims];
+        let kept = match E::KEEPS {
+            true => {
+                let at = block * BLOCK_TOKENS * dims;
+                let (rows, _) = floats(self.kept)[at..at + BLOCK_TOKENS * dims].as_chunks_mut();
+                rows.as_chunks_mut::<BLOCK_VECTORS>().0
+            }
+            false => &mut [],
+        };
         let mut ahead = self.ahead.products::<E>(R, dims, P);
         let mut sums = [[s.splat(0.0); P]; R];
         for d in 0..dims {
@@ -268,6 +361,9 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, '_, E, R, 
             fetch_near(s, row);
             for p in 0..P {
                 k[p] = E::load(s, &row[p]);
+                if E::KEEPS {
+                    s.store(k[p], &mut kept[d][vector + p]);
+                }
             }
             for r in 0..R {
                 let q = s.splat(q[r][d]);
@@ -283,6 +379,12 @@ impl<E: Element, const R: usize, const P: usize> Kernel for Score<'_, '_, E, R, 
             }
         }
     }
+}
+
+/// The numbers of [`Converted`].
+#[inline(always)]
+fn floats(kept: &mut [u8]) -> &mut [f32] {
+    bytemuck::cast_slice_mut(kept)
 }
 
 /// Keys of a block, dimension by dimension.
@@ -301,6 +403,7 @@ struct Weigh<'a, 'page, E, const R: usize, const N: usize> {
     /// Tokens of the chunk.
     tokens: Range<usize>,
     ahead: &'a mut Ahead<'page>,
+    kept: &'a mut [u8],
     of: PhantomData<E>,
 }
 
@@ -322,6 +425,13 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, '_, E, R, 
         let (vectors, within) = (dims / LANES, self.vector % (VALUE_TILE / LANES));
         let tile = &E::rows(&self.page.bytes[shape.values()..])[before / LANES..];
         let values = &tile[within..];
+        let kept = match E::KEEPS {
+            true => {
+                let at = PAGE_TOKENS * shape.head_dim() + before;
+                &mut floats(self.kept)[at..].as_chunks_mut().0[within..]
+            }
+            false => &mut [],
+        };
         let p: &[Row; R] = self.scores.first_chunk().expect("a whole tile");
         let mut ahead = self.ahead.products::<E>(R, self.tokens.len(), N);
         for token in self.tokens.clone() {
@@ -331,6 +441,9 @@ impl<E: Element, const R: usize, const N: usize> Kernel for Weigh<'_, '_, E, R, 
             let mut v = [s.splat(0.0); N];
             for n in 0..N {
                 v[n] = E::load(s, &value[n]);
+                if E::KEEPS {
+                    s.store(v[n], &mut kept[token * vectors + n]);
+                }
             }
             for r in 0..R {
                 let p = s.splat(p[r].0[token]);

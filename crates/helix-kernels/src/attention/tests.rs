@@ -202,6 +202,25 @@ fn agrees_with_dense_attention_and_bit_for_bit_with_the_reference() {
     }
 }
 
+/// More rows than a tile has: the first tile converts for the others.
+#[test]
+fn the_heads_of_a_token_agree_with_dense_attention_and_with_the_reference() {
+    let mut random = Random(5);
+    for kv_type in [KvType::F32, KvType::F16, KvType::BF16] {
+        for head_dim in HEAD_DIMS {
+            for tokens in [1, 70, 256, 300] {
+                let rows = 4 + random.below(30);
+                let shape = PageShape::new(head_dim, kv_type);
+                let sequence = Sequence::new(&mut random, shape, tokens);
+                let q = queries(&mut random, rows, head_dim);
+                let from = random.below(2) * random.below(tokens);
+                let to = tokens - random.below(2) * random.below(tokens - from);
+                check(&sequence, &q, &vec![Sees { from: from as u32, to: to as u32 }; rows]);
+            }
+        }
+    }
+}
+
 #[test]
 fn latents_agree_with_dense_attention_and_bit_for_bit_with_the_reference() {
     let mut random = Random(11);
