@@ -104,25 +104,29 @@ pub(super) fn fetch_near<S: Lanes, T, const N: usize>(s: S, read: &[T; N]) {
 /// the whole chunk several times, it is long in the second-level cache by then.
 pub(super) struct NextPage<'a> {
     bytes: &'a [u8],
+    /// Bytes that are asked for, and those that should be: in 256ths.
     at: usize,
-    /// Bytes at a time.
-    step: usize,
+    due: usize,
+    /// For a unit of the chunk's work, in 256ths of bytes.
+    unit: usize,
 }
 
 impl<'a> NextPage<'a> {
-    /// While page `index` is worked on, so many times.
-    pub(super) fn new(kv: &KvView<'a>, index: usize, times: usize) -> NextPage<'a> {
+    /// While page `index` is worked on, which is so many units of work.
+    pub(super) fn new(kv: &KvView<'a>, index: usize, units: usize) -> NextPage<'a> {
         let bytes = kv.table.get(index + 1).map_or(&[][..], |_| kv.page(index + 1));
-        NextPage { bytes, at: 0, step: bytes.len().div_ceil(times) }
+        NextPage { bytes, at: 0, due: 0, unit: (256 * bytes.len()).div_ceil(units) }
     }
 
+    /// Before so many units of work.
     #[inline(always)]
-    pub(super) fn ask<S: Lanes>(&mut self, s: S) {
-        let end = self.bytes.len().min(self.at + self.step);
-        for line in (self.at.next_multiple_of(LINE)..end).step_by(LINE) {
-            s.prefetch(&self.bytes[line]);
+    pub(super) fn ask<S: Lanes>(&mut self, s: S, units: usize) {
+        self.due += units * self.unit;
+        let end = self.bytes.len().min(self.due / 256);
+        while self.at < end {
+            s.prefetch(self.bytes.as_ptr().wrapping_add(self.at));
+            self.at += LINE;
         }
-        self.at = end;
     }
 }
 

@@ -38,6 +38,8 @@ const MAX_GROUPS: usize = MAX_HEAD_DIM / SCALE_DIMS;
 
 /// Quads of dimensions in a group.
 const GROUP_QUADS: usize = SCALE_DIMS / QUAD;
+/// Quads that a tile multiplies between two looks at what memory is to be asked for.
+const ASK_QUADS: usize = 4;
 
 /// The weight of a probability of one at the largest scale. What rounding adds to either leaves it
 /// a word, and 32767·255 of [`CHUNK_TOKENS`] tokens fit a lane.
@@ -132,7 +134,7 @@ impl Job for Attend<'_> {
         let index = self.range.start / PAGE_TOKENS;
         let page = Page { shape, bytes: self.kv.page(index) };
         let size = even(self.sees.len(), BATCH_ROWS);
-        let mut ahead = NextPage::new(self.kv, index, asks::<L>(shape, self.sees.len(), size));
+        let mut ahead = NextPage::new(self.kv, index, units::<L>(shape, self.sees.len(), size));
         let rows = self.sees.chunks(size).zip(self.q.chunks(size * shape.head_dim()));
         let states = self.state.chunks_mut(size * state_len(shape.value_dim()));
         for ((sees, q), states) in rows.zip(states) {
@@ -194,13 +196,12 @@ impl<'a> Page<'a> {
     }
 }
 
-/// How often `rows`, in batches of `size`, ask for what is read next: for each group of a tile of
-/// scores, and for [`LANES`] quads of a tile of values.
-fn asks<L: Dots>(shape: PageShape, rows: usize, size: usize) -> usize {
-    let (score_rows, score_vectors) = score_tile::<L>();
-    let scores = shape.groups() * CHUNK_TOKENS / (LANES * score_vectors);
-    let values = shape.value_dim().div_ceil(SCALE_DIMS) * CHUNK_TOKENS / (QUAD * LANES);
-    let tiles = size.div_ceil(score_rows) * scores + size.div_ceil(L::TOKENS) * values;
+/// What `rows`, in batches of `size`, do between asking for what is read next: quads of dimensions, or
+/// of tokens, that a tile of rows multiplies with a vector of the other.
+fn units<L: Dots>(shape: PageShape, rows: usize, size: usize) -> usize {
+    let scores = shape.groups() * GROUP_QUADS * CHUNK_TOKENS / LANES;
+    let values = shape.value_dim().div_ceil(LANES) * CHUNK_TOKENS / QUAD;
+    let tiles = size.div_ceil(score_tile::<L>().0) * scores + size.div_ceil(L::TOKENS) * values;
     rows.div_ceil(size).max(1) * tiles
 }
 
@@ -350,13 +351,15 @@ impl<const R: usize, const P: usize> Job for Score<'_, '_, R, P> {
         let within = vector % (KEY_TOKENS / LANES);
         let mut totals = [[l.splat(0.0); P]; R];
         for (group, keys) in keys.chunks(GROUP_QUADS).take(page.shape.groups()).enumerate() {
-            ahead.ask(l);
             // Each code of a key is 128 too large.
             let mut sums = [[l.splat_shl(0, 0); P]; R];
             for r in 0..R {
                 sums[r] = [l.splat_shl(queries[r].subs[group].minus_sum, 7); P];
             }
             for (quad, key) in keys.iter().enumerate() {
+                if quad.is_multiple_of(ASK_QUADS) {
+                    ahead.ask(l, ASK_QUADS * P);
+                }
                 let key: &[_; P] = key[within..].first_chunk().expect("P divides a block");
                 fetch_near(l, key);
                 let k = key.each_ref().map(|key| l.bytes(key));
@@ -538,9 +541,9 @@ impl Values<'_, '_> {
         for r in 0..R {
             sums[r] = [l.splat_shl(self.scales[r].minus_sum, 7); N];
         }
-        for some in (self.tokens.start / QUAD..self.tokens.end / QUAD).step_by(LANES) {
-            self.ahead.ask(l);
-            for quad in some..(self.tokens.end / QUAD).min(some + LANES) {
+        for some in (self.tokens.start / QUAD..self.tokens.end / QUAD).step_by(ASK_QUADS) {
+            self.ahead.ask(l, ASK_QUADS * N);
+            for quad in some..(self.tokens.end / QUAD).min(some + ASK_QUADS) {
                 let codes = &self.codes[quad * self.stride + first..];
                 let v: &[_; N] = codes.first_chunk().expect("N vectors");
                 fetch_near(l, v);

@@ -49,6 +49,9 @@ type Panel = [Line; CHUNK_TOKENS + 2];
 #[repr(align(64))]
 struct Queries([Line; TILE_ROWS]);
 
+/// Tokens of a few values between two looks at what memory is to be asked for.
+const ASK_TOKENS: usize = 4;
+
 const MAX_PANELS: usize = MAX_HEAD_DIM / (LANES * LINE_VECTORS);
 
 /// What goes between the steps: a chunk in `f32`, a tile's queries and scores.
@@ -125,7 +128,7 @@ impl<'a> Attend<'a> {
         };
         let tiles = self.sees.len().div_ceil(most);
         let size = self.sees.len().div_ceil(tiles.max(1)).max(1);
-        let mut ahead = NextPage::new(self.kv, index, asks(shape, tiles));
+        let mut ahead = NextPage::new(self.kv, index, units(shape, tiles));
         let rows = self.sees.chunks(size).zip(self.q.chunks(size * shape.head_dim()));
         for ((sees, q), states) in rows.zip(self.state.chunks_mut(size * len)) {
             let mut seen = [Span::NONE; TILE_ROWS];
@@ -219,11 +222,10 @@ impl<E: Element> Kernel for Convert<'_, E> {
     }
 }
 
-/// How often `tiles` of rows ask for what is read next: for two tokens of scores, and for [`LANES`]
-/// tokens of a few vectors.
-fn asks(shape: PageShape, tiles: usize) -> usize {
-    let lines = shape.value_dim().div_ceil(LANES * LINE_VECTORS);
-    tiles.max(1) * (CHUNK_TOKENS / 2 + lines * CHUNK_TOKENS / LANES)
+/// What `tiles` of rows do between asking for what is read next: vectors of tokens that they multiply.
+fn units(shape: PageShape, tiles: usize) -> usize {
+    let vectors = count_panels(shape) * LINE_VECTORS + shape.value_dim().div_ceil(LANES);
+    tiles.max(1) * CHUNK_TOKENS * vectors
 }
 
 /// Some query rows against one chunk.
@@ -332,12 +334,10 @@ impl<const R: usize, const T: usize> Kernel for Score<'_, '_, R, T> {
         const { assert!(R * T <= LANES && CHUNK_TOKENS.is_multiple_of(T)) };
         let mut totals = [0.0; LANES];
         for token in (self.tokens.start / T * T..self.tokens.end).step_by(T) {
-            for _ in 0..T.div_ceil(2) {
-                self.ahead.ask(s);
-            }
             self.page.convert(s, self.chunk, token + T);
             let mut sums = [[s.splat(0.0); T]; R];
             for (panel, queries) in self.chunk.iter().zip(self.queries) {
+                self.ahead.ask(s, T * LINE_VECTORS);
                 let keys: &[Line; T] = panel[token..].first_chunk().expect("a tile of tokens");
                 for i in 0..LINE_VECTORS {
                     let mut k = [s.splat(0.0); T];
@@ -411,9 +411,9 @@ impl Values<'_, '_> {
                 sums[r][n] = s.load(&o[vector + n]);
             }
         }
-        for first in self.tokens.clone().step_by(LANES) {
-            self.ahead.ask(s);
-            for token in first..self.tokens.end.min(first + LANES) {
+        for first in self.tokens.clone().step_by(ASK_TOKENS) {
+            self.ahead.ask(s, ASK_TOKENS * N);
+            for token in first..self.tokens.end.min(first + ASK_TOKENS) {
                 let value: &[_; N] = panel[token][offset..].first_chunk().expect("N divides");
                 let mut v = [s.splat(0.0); N];
                 for n in 0..N {
