@@ -14,6 +14,8 @@ mod verify;
 use crate::args::Command;
 use crate::failure::{Failure, Outcome};
 use crate::processes::Ranks;
+#[cfg(feature = "mpi")]
+use crate::{args::Transport, supervisor};
 use std::process::ExitCode;
 
 /// Does what the user asked for, and says why if it can't.
@@ -21,6 +23,14 @@ pub fn run(command: Command) -> ExitCode {
     let Some((transport, threads)) = command.transport() else {
         return lead(command, &Ranks::Threads).map_or_else(Failure::report, |()| ExitCode::SUCCESS);
     };
+    #[cfg(feature = "mpi")]
+    if transport.transport == Transport::Mpi {
+        match supervisor::stand_by() {
+            Ok(None) => {}
+            Ok(Some(status)) => return status,
+            Err(failure) => return failure.report(),
+        }
+    }
     let ranks = match Ranks::join(transport, threads, command.terms()) {
         Ok(ranks) => ranks,
         Err(failure) => return failure.report(),

@@ -19,6 +19,8 @@ mod planning;
 mod processes;
 mod ranks;
 mod setup;
+#[cfg(feature = "mpi")]
+mod supervisor;
 mod trace;
 mod whole_file;
 

@@ -225,17 +225,22 @@ fn file_digest(mut file: File) -> io::Result<u64> {
 #[cfg(feature = "mpi")]
 fn world(args: &TransportArgs, threads: Option<usize>) -> Outcome<Arc<dyn World>> {
     use crate::args::CommThreadArg;
+    use crate::supervisor;
     use helix_comm::mpi::{CommThread, MpiWorld};
     use std::sync::atomic::AtomicBool;
-    // Launchers end ranks by this signal when one has died: time to say which was waited for.
-    // A second signal ends the process as ever.
     let ended = Arc::new(AtomicBool::new(false));
-    let signal = signal_hook::consts::SIGTERM;
-    signal_hook::flag::register_conditional_default(signal, Arc::clone(&ended))
-        .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&ended)))
-        .map_err(|error| Failure::running(format!("cannot handle signals: {error}")))?;
+    if launched().is_some() {
+        // Launchers end ranks by this signal when one has died: time to say which was waited for. It
+        // may come twice, from the launcher and from the parent.
+        signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&ended))
+            .map_err(|error| Failure::running(format!("cannot handle signals: {error}")))?;
+    }
+    let whereabouts = supervisor::whereabouts()?;
     let mut world = MpiWorld::join(ended)?;
     check_launcher(world.size())?;
+    if let Some(whereabouts) = whereabouts {
+        world.report_to(whereabouts);
+    }
     let spare = threads.is_some_and(|threads| threads < world.processors().len());
     let mode = match args.comm_thread {
         CommThreadArg::Auto if spare => CommThread::Eager,
@@ -251,14 +256,19 @@ fn world(args: &TransportArgs, threads: Option<usize>) -> Outcome<Arc<dyn World>
 #[cfg(feature = "mpi")]
 const COUNTS: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
 
+/// How many processes a launcher has started, if they are several, and what says so.
+#[cfg(feature = "mpi")]
+pub fn launched() -> Option<(&'static str, usize)> {
+    COUNTS.iter().find_map(|name| {
+        let count = std::env::var(name).ok()?.parse::<usize>().ok()?;
+        (count > 1).then_some((*name, count))
+    })
+}
+
 /// Refuses a world of one where a launcher has started more: each would do all of the work.
 #[cfg(feature = "mpi")]
 fn check_launcher(ranks: usize) -> Outcome {
-    let started = |name: &&'static str| {
-        let count = std::env::var(name).ok()?.parse::<usize>().ok()?;
-        (count > 1).then_some((*name, count))
-    };
-    match COUNTS.iter().find_map(started) {
+    match launched() {
         Some((name, count)) if ranks == 1 => Err(Failure::request(format!(
             "{count} processes ({name}) were started, and MPI brought none of them together: the \
              launcher is of another MPI than this helix was built with, or srun speaks another PMI \

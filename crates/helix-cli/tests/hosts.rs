@@ -118,10 +118,30 @@ fn assert_gave_up(said: &str, rank: usize, other: usize) {
     assert!(in_a_step || why.contains(&between), "{why}");
 }
 
-/// Open MPI sees the connection end, and ends the other rank before it can say anything itself.
+/// `rank` was ended by MPI, which sees the connection end, or by its launcher: where it was is said.
+fn assert_was_ended(said: &str, rank: usize) {
+    let why = why(said, &format!("rank {rank}"), 1);
+    assert!(why.contains(&format!("rank {rank}, step ")), "{why}");
+    let other = format!("with rank {}", 1 - rank);
+    let waited = why.contains(" number ") && why.contains(&other);
+    let between = why.contains("between collectives") || why.contains("waited for rank 1");
+    assert!(waited || between, "{why}");
+}
+
 #[test]
 fn a_killed_rank_ends_the_run() {
     let Some(said) = fault("kill") else { return };
+    assert_was_ended(&said, 0);
+    assert_was_ended(&said, 1);
+    assert!(why(&said, "rank 1", 1).contains("signal 9 SIGKILL ended this rank"), "{said}");
+    why(&said, "mpirun", 1);
+}
+
+/// A rank does not outlive the process that its launcher knows.
+#[test]
+fn a_rank_whose_parent_is_killed_ends_with_it() {
+    let Some(said) = fault("parent") else { return };
+    assert_was_ended(&said, 0);
     why(&said, "rank 1", 137);
     let why = why(&said, "mpirun", 137);
     assert!(why.contains("process rank 1 ") && why.contains("host1"), "{why}");

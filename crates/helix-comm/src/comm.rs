@@ -243,6 +243,12 @@ pub trait Comm: Send {
         self.finish(pending, |parts| sum_tiles(parts, x))
     }
 
+    /// The rank begins step number `step`, counted from 1: for links that tell a process that
+    /// outlives this one.
+    fn at_step(&self, step: u64) {
+        let _ = step;
+    }
+
     /// Tells the others that this member will not come: their waits end with an error.
     fn abort(&self);
 }

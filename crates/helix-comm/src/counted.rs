@@ -220,6 +220,10 @@ impl<C: Comm> Comm for Counted<C> {
         self.inner.landed()
     }
 
+    fn at_step(&self, step: u64) {
+        self.inner.at_step(step);
+    }
+
     fn abort(&self) {
         self.inner.abort();
     }

@@ -84,6 +84,10 @@ impl Comm for Link {
         on!(self, comm => comm.landed())
     }
 
+    fn at_step(&self, step: u64) {
+        on!(self, comm => comm.at_step(step));
+    }
+
     fn abort(&self) {
         on!(self, comm => comm.abort());
     }

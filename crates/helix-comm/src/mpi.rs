@@ -6,6 +6,7 @@
 //! | `progress.rs` | collectives made of such messages, a state machine that is polled |
 //! | `progress/messages.rs` | what is said outside collectives |
 //! | `group.rs` | a rank's end of a group: [`MpiComm`] |
+//! | `whereabouts.rs` | what whoever started a rank says of it when MPI, or the system, has ended it |
 //! | `world.rs` | start and end, the communication thread, messages of the front end: [`MpiWorld`] |
 //!
 //! Collectives are direct: every member sends to every other. That is what lets a late rank be
@@ -14,8 +15,10 @@
 
 mod group;
 mod progress;
+mod whereabouts;
 mod wire;
 mod world;
 
 pub use group::MpiComm;
+pub use whereabouts::{Others, Place, Whereabouts};
 pub use world::{CommThread, MpiWorld};

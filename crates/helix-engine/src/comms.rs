@@ -186,6 +186,11 @@ impl Comms {
         flights
     }
 
+    /// The rank begins step number `step`.
+    pub(crate) fn at_step(&self, step: u64) {
+        self.world.at_step(step);
+    }
+
     /// Tells the others that this rank will not come.
     pub(crate) fn abort(&self) {
         self.world.abort();

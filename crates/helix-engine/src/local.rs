@@ -76,9 +76,10 @@ impl LocalRanks {
     /// With the payload of a rank that panicked.
     pub(crate) fn step(&mut self, step: &Step) -> Result<(), EngineError> {
         self.steps += 1;
-        let (ranks, results) = (&self.ranks, &self.results);
+        let (number, ranks, results) = (self.steps, &self.ranks, &self.results);
         self.leaders.run_all(&|index| {
             let mut rank = lock(&ranks[index]);
+            rank.comms.at_step(number);
             let result = catch_unwind(AssertUnwindSafe(|| rank.step(step)));
             if !matches!(result, Ok(Ok(()))) {
                 rank.comms.abort();

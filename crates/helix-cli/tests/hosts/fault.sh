@@ -1,5 +1,5 @@
 # On two emulated hosts: ranks decode, something happens to rank 1; how each rank ended, and after how long.
-# usage: fault.sh none|kill|stop|cut HELIX HOSTS MODEL SECONDS, in a folder for the ranks' files
+# usage: fault.sh none|kill|stop|parent|cut HELIX HOSTS MODEL SECONDS, in a folder for the ranks' files
 fault=$1 helix=$2 hosts=$3 model=$4 limit=$5
 
 cat > rank.sh <<'END'
@@ -26,8 +26,9 @@ until [ -s text ]; do
 done
 start=$(date +%s%N)
 case $fault in
-kill) kill -KILL "$(cat pid.1)" ;;
-stop) kill -STOP "$(cat pid.1)" ;;
+kill) kill -KILL "$(pgrep -P "$(cat pid.1)")" ;;
+stop) kill -STOP "$(pgrep -P "$(cat pid.1)")" ;;
+parent) kill -KILL "$(cat pid.1)" ;;
 cut) "$hosts" control cut host1 > /dev/null ;;
 esac
 deadline=$((SECONDS + limit))

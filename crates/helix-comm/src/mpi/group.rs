@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::progress::{Exchange, RING, TwoStages};
+use super::whereabouts::Others;
 use super::wire::Buffer;
 use super::world::{Shared, Wait};
 use crate::{Chunks, Collective, Comm, CommError, Counts, Pending};
@@ -24,6 +25,7 @@ pub struct MpiComm {
     /// Ranks of the members.
     members: Vec<usize>,
     own: usize,
+    others: Others,
     deadline: Duration,
     places: [Slot; RING],
     /// Ranges of a buffer that go to and come from each member.
@@ -62,6 +64,7 @@ impl MpiComm {
             shared: Arc::clone(shared),
             group,
             own,
+            others: Others::new(&members, rank),
             deadline,
             places: buffers.map(|buffer| Slot { buffer, chunks: Vec::with_capacity(size) }),
             send: vec![0..0; size],
@@ -85,6 +88,13 @@ impl MpiComm {
         Ok(place)
     }
 
+    /// Says that this rank starts a collective, or waits for it.
+    fn enter(&self, collective: Collective, number: u64) {
+        if let Some(whereabouts) = self.shared.whereabouts() {
+            whereabouts.enter(collective, number, self.others);
+        }
+    }
+
     /// Starts the collective at `place` whose ranges are set, with the message in `message`.
     fn start(
         &mut self,
@@ -103,6 +113,7 @@ impl MpiComm {
         // SAFETY: the place is free: `next` has waited until nothing is sent from it, and what it
         // received before has been read (`finish` has returned).
         write(unsafe { buffer.write(message) });
+        self.enter(collective, number);
         let mut progress = self.shared.lock();
         // SAFETY: only `finish` reads the buffer, after all is received, and only `start` writes
         // it, after `next` has waited until all is sent.
@@ -253,6 +264,7 @@ impl Comm for MpiComm {
     ) -> Result<R, CommError> {
         let Pending { collective, number, .. } = pending;
         assert_eq!(number, self.finished, "collectives finish in the order they started");
+        self.enter(collective, number);
         let (group, place) = (self.group, number as usize % RING);
         let received = self.shared.wait(Some(self.deadline), |progress| {
             Ok(progress.take_received(group, place).then_some(()))
@@ -264,7 +276,16 @@ impl Comm for MpiComm {
         let chunk = |member: usize| unsafe { buffer.read(chunks[member].clone()) };
         let result = read(Chunks::new(chunks.len(), &chunk));
         self.finished += 1;
+        if let Some(whereabouts) = self.shared.whereabouts() {
+            whereabouts.leave();
+        }
         Ok(result)
+    }
+
+    fn at_step(&self, step: u64) {
+        if let Some(whereabouts) = self.shared.whereabouts() {
+            whereabouts.at_step(step);
+        }
     }
 
     fn abort(&self) {

@@ -2,6 +2,7 @@
 
 use super::group::MpiComm;
 use super::progress::{Lost, Progress, Tag};
+use super::whereabouts::Whereabouts;
 use super::wire::{MpiError, Wire};
 use crate::backoff::Backoff;
 use crate::{Link, World, WorldError, allowed_processors, share};
@@ -63,6 +64,8 @@ pub(crate) struct Shared {
     stop: AtomicBool,
     /// The process was told to end.
     ended: Arc<AtomicBool>,
+    /// Where this rank is, for a process that outlives it.
+    whereabouts: OnceLock<Whereabouts>,
 }
 
 /// Why a wait ended without what was waited for.
@@ -81,6 +84,10 @@ impl Shared {
 
     pub(crate) fn rank(&self) -> usize {
         self.lock().rank()
+    }
+
+    pub(crate) fn whereabouts(&self) -> Option<&Whereabouts> {
+        self.whereabouts.get()
     }
 
     /// There is something to drive. Called while the lock is held.
@@ -193,6 +200,7 @@ impl MpiWorld {
             waiting: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             ended,
+            whereabouts: OnceLock::new(),
         });
         Ok(MpiWorld {
             shared,
@@ -226,6 +234,13 @@ impl MpiWorld {
             self.thread = Some(thread);
         }
         Ok(())
+    }
+
+    /// From here on `whereabouts` say where this rank is.
+    pub fn report_to(&self, whereabouts: Whereabouts) {
+        whereabouts.join(self.rank);
+        // The first ones stay.
+        let _ = self.shared.whereabouts.set(whereabouts);
     }
 
     fn send(
