@@ -1,12 +1,13 @@
-"""What HOP-B hides, over links that are emulated inside one process, and a picture of it.
+"""What HOP-B hides, over links that are emulated inside one process or between hosts, and a picture of it.
 
 usage: hopb.py MODEL.gguf [--helix target/release/helix] [--kvp 2] [-b 8] [-d 4096] [-n 8] [-r 5]
                [--link-us 200] [--link-gbit 1 | --figure3] [--pieces 8] [--svg FILE.svg] [--out FILE.json]
-               [--machine TEXT] [--alone COMMAND]
+               [--hosts-tool FILE] [--machine TEXT] [--alone COMMAND]
 
 Rounds run `helix bench` with HOP-B off, with --pieces and with auto, one right after another, and medians are printed.
 --figure3 first measures attention, and then sets the link's bandwidth so that a request's communication takes 0.6 of
 its attention: the paper's figure 3, where 8 requests take 25.6 units in lockstep and 17.2 with HOP-B.
+With --hosts-tool, which is helix-hosts, a rank is a process on a host of its own (docs/hosts.md), over MPI.
 The picture is one layer of one step of the last round, off above on, from `helix bench --trace`.
 """
 import argparse
@@ -36,6 +37,7 @@ def arguments():
     parser.add_argument("--link-gbit", type=float, default=1)
     parser.add_argument("--figure3", action="store_true")
     parser.add_argument("--pieces", default="8")
+    parser.add_argument("--hosts-tool", help="ranks on emulated hosts, over MPI: target/debug/helix-hosts")
     parser.add_argument("--svg", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--machine", default=platform.processor() or platform.machine())
@@ -44,11 +46,15 @@ def arguments():
 
 
 def bench(args, hopb, gbit, trace=None):
-    command = [*args.alone.split(), args.helix, "bench", args.model, "-p", "0", "-n", str(args.tokens), "-r", "1"]
-    command += ["-d", str(args.depth), "-b", str(args.batch), "--kvp", str(args.kvp), "-t", "1", "--json", "-q"]
-    command += ["--hopb", hopb, "--link-us", str(args.link_us)]
-    if gbit is not None:
-        command += ["--link-gbit", f"{gbit:.6f}"]
+    kvp, link_us = str(args.kvp), str(args.link_us)
+    command = [args.helix, "bench", args.model, "-p", "0", "-n", str(args.tokens), "-r", "1", "-d", str(args.depth)]
+    command += ["-b", str(args.batch), "--kvp", kvp, "-t", "1", "--json", "-q", "--hopb", hopb]
+    if args.hosts_tool:
+        hosts = [args.hosts_tool, "run", kvp, "--delay-us", link_us, "--gbit", f"{gbit or 10:.6f}", "--"]
+        command = [*hosts, "mpirun", "-n", kvp, *command, "--transport", "mpi"]
+    else:
+        command += ["--link-us", link_us] + (["--link-gbit", f"{gbit:.6f}"] if gbit else [])
+    command = [*args.alone.split(), *command]
     if trace:
         command += ["--trace", str(trace)]
     run = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["runs"][0]
@@ -183,6 +189,7 @@ def main():
     if args.svg:
         command = "bench/hopb.py " + " ".join(
             [pathlib.Path(args.model).name, f"-b {args.batch} -d {args.depth} --link-us {args.link_us:g}",
+             *(["--hosts-tool helix-hosts"] if args.hosts_tool else []),
              "--figure3" if args.figure3 else f"--link-gbit {gbit:g}", f"--pieces {args.pieces}"])
         caption = [f"One layer of a decode step, {args.batch} requests at depth {args.depth}, KVP {args.kvp}, links of "
                    f"{args.link_us:g} us and {gbit:.3f} Gbit/s; off {off['ttl_ms']:.1f} ms, on {on['ttl_ms']:.1f} ms a step.",
