@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGKILL, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::process::{ExitStatusExt, parent_id};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus};
@@ -40,11 +41,21 @@ pub fn stand_by() -> Outcome<Option<ExitCode>> {
     if launched().is_none() {
         return Ok(None);
     }
-    let path = std::env::temp_dir().join(format!("helix-rank.{}", std::process::id()));
-    // What a killed process of the same number has left.
-    let _ = std::fs::remove_file(&path);
-    let whereabouts = Whereabouts::create(&path)
-        .map_err(|error| Failure::running(format!("cannot create {}: {error}", path.display())))?;
+    // Hosts may share the folder.
+    let any = RandomState::new().hash_one(std::process::id());
+    let name = format!("helix-rank-{any:016x}.{}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    let whereabouts = match Whereabouts::create(&path) {
+        Ok(whereabouts) => whereabouts,
+        Err(error) => {
+            let path = path.display();
+            console::say(&format!(
+                "warning: cannot create {path}: {error}: should this rank be ended from outside, \
+                 nobody says where it was"
+            ));
+            return Ok(None);
+        }
+    };
     let ended = run(&path);
     // The rank has removed it, if it came so far.
     let _ = std::fs::remove_file(&path);
