@@ -299,6 +299,12 @@ mod with_mpi {
         assert!(status.expect("kill").success(), "kill -s {name} {pid}");
     }
 
+    /// Ranks end with status 1, and so does Open MPI's launcher; MPICH's joins the bits of theirs with
+    /// those of ranks that it kills.
+    fn assert_failed(status: Option<i32>, text: &str) {
+        assert!(status == Some(1) || is_hydra() && status != Some(0), "{status:?}: {text}");
+    }
+
     #[test]
     fn a_rank_that_stops_ends_the_others_in_time_by_its_name() {
         for victim in [0, 1] {
@@ -311,7 +317,7 @@ mod with_mpi {
             let output = within(child, LIMIT);
             let took = since.elapsed();
             let text = stderr(&output);
-            assert_eq!(output.status.code(), Some(1), "{text}");
+            assert_failed(output.status.code(), &text);
             assert!(took < Duration::from_secs(8), "{took:?}: {text}");
             for rank in (0..3).filter(|&rank| rank != victim) {
                 let lines =
@@ -332,9 +338,8 @@ mod with_mpi {
         signal("KILL", pids[1]);
         let output = within(child, LIMIT);
         let text = stderr(&output);
-        assert!(!output.status.success(), "{text}");
+        assert_failed(output.status.code(), &text);
         assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
-        assert_eq!(output.status.code(), Some(1), "{text}");
         let killed = text.lines().find(|line| line.contains("signal 9 SIGKILL ended this rank"));
         assert!(killed.is_some_and(|line| line.starts_with("error: rank 1, step ")), "{text}");
         if is_hydra() {
@@ -387,7 +392,7 @@ mod with_mpi {
         assert!(message.contains("waited for rank 1") || message.contains("rank 1 "), "{message}");
         let status = super::common::status(&mut served.child);
         let words = served.words();
-        assert_eq!(status, Some(1), "{words}");
+        assert_failed(status, &words);
         assert!(words.contains("error: rank 0"), "{words}");
     }
 
