@@ -122,6 +122,19 @@ fn directories() {
     for (path, words) in &cases {
         refused(path, &run(&format!("run {path} -p hello -n 1")), words);
     }
+    // A tokenizer that knows more than the model: what it makes must be in the vocabulary.
+    let added = r#""added_tokens": [{"id": 283, "content": "<beyond>", "single_word": false,
+        "lstrip": false, "rstrip": false, "normalized": false, "special": false},"#;
+    let path = spoilt("qwen3", "d13", "tokenizer.json", text("\"added_tokens\": [", added));
+    let words = file("beyond.txt", "some <beyond> words ".repeat(9));
+    for line in [
+        format!("run {path} -p 'a<beyond>b' -n 1"),
+        format!("run {path} -p 'a<beyond>b' -n 1 --chat"),
+        format!("verify {path} --ranks 1 -n 1 -p 'a<beyond>b'"),
+        format!("perplexity {path} -f {} -c 8", words.display()),
+    ] {
+        refused(&line, &run(&line), &["token 283 is not one of the model's 283"]);
+    }
     // A template is only read where there is a chat.
     let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x\
                    {% endfor %}{% endfor %}{% endfor %}";

@@ -359,7 +359,7 @@ pub enum ModelError {
         source: io::Error,
     },
     /// A token outside the vocabulary.
-    #[error("token {token} is not in the vocabulary of {vocab}")]
+    #[error("token {token} is not one of the model's {vocab}: ids go from 0 to {}", vocab - 1)]
     Token {
         /// The token.
         token: u32,

@@ -198,15 +198,23 @@ impl Model {
     /// The embedding of a token, `[hidden]`, scaled if the model does so. Errors: a token past the
     /// vocabulary, a damaged row.
     pub fn embedding_row(&self, token: u32, out: &mut [f32]) -> Result<(), ModelError> {
-        let Config { vocab, embedding_scale, .. } = self.config;
-        if token as usize >= vocab {
-            return Err(ModelError::Token { token, vocab });
-        }
+        self.check_tokens(&[token])?;
         self.tensor(EMBEDDING)?.row(token as usize, out)?;
+        let embedding_scale = self.config.embedding_scale;
         if embedding_scale != 1.0 {
             out.iter_mut().for_each(|value| *value *= embedding_scale);
         }
         Ok(())
+    }
+
+    /// Refuses tokens past the vocabulary. A tokenizer may make some: that of Gemma 3 1B knows the
+    /// images' of its larger relatives, for which it has no row.
+    pub fn check_tokens(&self, tokens: &[u32]) -> Result<(), ModelError> {
+        let vocab = self.config.vocab;
+        match tokens.iter().find(|&&token| token as usize >= vocab) {
+            Some(&token) => Err(ModelError::Token { token, vocab }),
+            None => Ok(()),
+        }
     }
 
     /// The tokenizer beside the weights.

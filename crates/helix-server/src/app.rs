@@ -6,7 +6,7 @@ use crate::job::{Command, Event, Job};
 use crate::metrics::Metrics;
 use crate::request::{Ask, Prompt};
 use helix_engine::sampler::Sampler;
-use helix_model::{ChatTemplate, Tokenizer};
+use helix_model::{ChatTemplate, Message, Tokenizer};
 use helix_scheduler::Request;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -135,27 +135,27 @@ impl App {
     }
 
     fn encode(&self, prompt: Prompt) -> Result<Vec<u32>, ApiError> {
-        match prompt {
-            Prompt::Text(text) => Ok(self.tokenizer.encode_with_control(&text, true)),
-            Prompt::Tokens(tokens) => {
-                match tokens.iter().find(|&&token| token as usize >= self.vocab) {
-                    None => Ok(tokens),
-                    Some(token) => {
-                        let vocab = self.vocab;
-                        let message = format!("token {token} is none of the model's {vocab}");
-                        Err(ApiError::field("prompt", message))
-                    }
-                }
-            }
-            Prompt::Chat(messages) => {
-                let template = self.template.as_ref().ok_or_else(|| {
-                    let message = "this model has no chat template: use /v1/completions";
-                    ApiError::field("messages", message)
-                })?;
-                self.tokenizer.encode_chat(template, &messages, true).map_err(|error| {
-                    ApiError::field("messages", format!("the model's chat template: {error}"))
-                })
+        let (field, tokens) = match prompt {
+            Prompt::Text(text) => ("prompt", self.tokenizer.encode_with_control(&text, true)),
+            Prompt::Tokens(tokens) => ("prompt", tokens),
+            Prompt::Chat(messages) => ("messages", self.encode_chat(&messages)?),
+        };
+        // The tokenizer's, too: it may know some that the model has no row for.
+        match tokens.iter().find(|&&token| token as usize >= self.vocab) {
+            None => Ok(tokens),
+            Some(token) => {
+                let message = format!("token {token} is none of the model's {}", self.vocab);
+                Err(ApiError::field(field, message))
             }
         }
+    }
+
+    fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, ApiError> {
+        let wrong = |message: String| ApiError::field("messages", message);
+        let template = self.template.as_ref().ok_or_else(|| {
+            wrong("this model has no chat template: use /v1/completions".to_owned())
+        })?;
+        let tokens = self.tokenizer.encode_chat(template, messages, true);
+        tokens.map_err(|error| wrong(format!("the model's chat template: {error}")))
     }
 }

@@ -2,12 +2,17 @@
 
 mod common;
 
-use common::{CONTEXT, completion, endless, serve, server, text_alone};
+use common::{
+    CONTEXT, completion, endless, engine, options, serve, serve_text_of, server, text_alone,
+};
 use helix_engine::EngineOptions;
+use helix_model::synthetic::{Spec, gguf};
+use helix_model::{Arch, Model};
 use helix_server::{MAX_BODY_BYTES, ServerError};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";
@@ -74,6 +79,22 @@ fn fields_that_are_wrong_are_named() {
     }
     assert_eq!(server.metric("helix_requests_total{outcome=\"refused\"}"), 33.0);
     server.complete(COMPLETIONS, &plain);
+}
+
+/// The tokenizer of Gemma 3 1B knows a token more than the model has rows; what has it must not end
+/// the engine for all.
+#[test]
+fn texts_of_tokens_that_the_model_lacks_are_refused() {
+    let larger = || {
+        let spec = Spec { vocab: 320, ..Spec::tiny(Arch::Llama) };
+        Arc::new(Model::from_gguf_bytes(gguf(&spec, 7)).expect("a model"))
+    };
+    let server = serve_text_of(larger, 0, || engine(1, options(1)));
+    let words = "token 311 is none of the model's 300";
+    refused(server.post(COMPLETIONS, &completion("x Z", 1)), 400, "prompt", words);
+    let messages = json!([{"role": "user", "content": "x Z"}]);
+    refused(server.post(CHAT, &json!({ "messages": messages })), 400, "messages", words);
+    server.complete(COMPLETIONS, &completion("x", 1));
 }
 
 #[test]

@@ -10,8 +10,9 @@ use crate::setup;
 use crate::trace::Trace;
 use crate::{interrupt, output};
 use helix_engine::sampler::{Sampler, SamplerOptions};
-use helix_model::{ChatTemplate, Message, Tokenizer};
+use helix_model::{ChatTemplate, Message, Model, Tokenizer};
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::sync::Arc;
 
 const HELP: &str = "\
 /help          this
@@ -50,6 +51,7 @@ impl Line<'_> {
 }
 
 struct Chat<'a> {
+    model: Arc<Model>,
     template: ChatTemplate,
     tokenizer: Tokenizer,
     sampler: Sampler,
@@ -68,6 +70,7 @@ pub fn run(args: &RunArgs, sampling: SamplerOptions, ranks: &Ranks, console: &Co
     let room = setup::context(args.context, &model, setup::DEFAULT_CONTEXT, console);
     let sequence = start(ranks, args, &model, (room, room), &trace, console)?;
     let mut chat = Chat {
+        model,
         template,
         tokenizer,
         sampler: Sampler::new(sampling, sequence.engine().vocab())?,
@@ -80,7 +83,8 @@ pub fn run(args: &RunArgs, sampling: SamplerOptions, ranks: &Ranks, console: &Co
     interrupt::install()?;
     let ask = io::stdin().is_terminal();
     if ask {
-        console.note(&format!("{}, {}; /help", model.config.name, chat.sequence.engine().layout()));
+        let name = &chat.model.config.name;
+        console.note(&format!("{name}, {}; /help", chat.sequence.engine().layout()));
     }
     chat.converse(io::stdin().lock(), ask)?;
     trace.write(chat.sequence.engine())
@@ -129,6 +133,7 @@ impl Chat<'_> {
         self.messages.push(Message::new("user", text));
         let prompt =
             self.tokenizer.encode_chat(&self.template, &self.messages, true).map_err(refused)?;
+        self.model.check_tokens(&prompt)?;
         let made = self.sequence.generate(
             &prompt,
             &self.tokenizer,

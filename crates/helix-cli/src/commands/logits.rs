@@ -7,7 +7,6 @@ use crate::processes::Ranks;
 use crate::whole_file::WholeFile;
 use crate::{figures, output, setup};
 use helix_engine::{Engine, EngineOptions};
-use helix_model::Model;
 use helix_scheduler::{Step, Wanted};
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
@@ -24,7 +23,7 @@ pub fn run(args: LogitsArgs, ranks: &Ranks) -> Outcome {
     let target = WholeFile::new("--out", &args.out)?;
     let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let tokens = &args.tokens;
-    check_tokens(tokens, &model)?;
+    model.check_tokens(tokens)?;
     let expected = Expected::one(tokens.len());
     let layout = args.layout.resolve(ranks, &model, &args.engine, expected, &console)?;
     let step = tokens.len().min(STEP_TOKENS);
@@ -53,17 +52,6 @@ pub fn run(args: LogitsArgs, ranks: &Ranks) -> Outcome {
     let size = figures::bytes(bytes.len() as u64);
     console.note(&format!("{out}: logits {shape:?}, {size}, {layout}"));
     Ok(())
-}
-
-fn check_tokens(tokens: &[u32], model: &Model) -> Outcome {
-    let vocab = model.config.vocab;
-    match tokens.iter().find(|&&token| token as usize >= vocab) {
-        Some(token) => Err(Failure::request(format!(
-            "token {token} is not one of the model's {vocab}: ids go from 0 to {}",
-            vocab - 1
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// The logits of every position as little-endian bytes, `[tokens, vocab]`.

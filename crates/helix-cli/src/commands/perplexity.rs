@@ -26,6 +26,7 @@ pub fn run(args: PerplexityArgs, ranks: &Ranks) -> Outcome {
     let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let tokenizer = model.tokenizer()?;
     let tokens = tokenizer.encode(&text, true);
+    model.check_tokens(&tokens)?;
     let size = args.context;
     let chunks = (tokens.len() / size).min(args.chunks.unwrap_or(usize::MAX));
     if chunks == 0 {

@@ -37,6 +37,7 @@ pub fn run(args: RunArgs, ranks: &Ranks) -> Outcome {
     let needed = prompt.len().saturating_add(args.tokens);
     let context = setup::context(args.context, &model, needed, &console);
     check_context(prompt.len(), context)?;
+    model.check_tokens(&prompt)?;
     let end = needed.min(context);
     let mut sequence = start(ranks, &args, &model, (context, end), &trace, &console)?;
     let mut sampler = Sampler::new(sampling, sequence.engine().vocab())?;

@@ -50,6 +50,7 @@ pub fn run(args: VerifyArgs, ranks: &Ranks) -> Outcome {
     if prompts.iter().any(Vec::is_empty) {
         return Err(Failure::request("the prompt is empty"));
     }
+    prompts.iter().try_for_each(|prompt| model.check_tokens(prompt))?;
     let script = Script::new(prompts, args.tokens);
     let engine = if args.fast { args.engine.clone() } else { args.engine.made_precise() };
     let tolerance = args.tolerance.unwrap_or(tolerance(&engine));

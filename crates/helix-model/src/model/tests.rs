@@ -139,7 +139,7 @@ fn embedding_rows_are_read_one_by_one() {
     model.embedding_row(3, &mut row).unwrap();
     assert!(row.iter().enumerate().all(|(i, x)| *x == (3 * 48 + i) as f32), "{row:?}");
     let error = model.embedding_row(5, &mut row).unwrap_err().to_string();
-    assert_eq!(error, "token 5 is not in the vocabulary of 5");
+    assert_eq!(error, "token 5 is not one of the model's 5: ids go from 0 to 4");
     let error = model.embedding_row(4, &mut row).unwrap_err().to_string();
     assert!(error.contains("\"token_embd.weight\" holds a value that is not finite, in row 4"));
 }

@@ -51,6 +51,15 @@ pub struct Running {
 
 /// Serves an engine that `make` makes, so that it need not change threads.
 pub fn serve(max_waiting: usize, make: impl FnOnce() -> Engine + Send + 'static) -> Running {
+    serve_text_of(model, max_waiting, make)
+}
+
+/// As [`serve`], with the tokenizer and the template of another model.
+pub fn serve_text_of(
+    model: fn() -> Arc<Model>,
+    max_waiting: usize,
+    make: impl FnOnce() -> Engine + Send + 'static,
+) -> Running {
     let listener = Listener::bind("127.0.0.1", 0).expect("a port");
     let url = format!("http://{}", listener.address().expect("an address"));
     let (send, receive) = std::sync::mpsc::channel();
