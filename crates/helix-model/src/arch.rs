@@ -104,6 +104,8 @@ pub(crate) struct HuggingFaceFamily {
     pub rope_style: RopeStyle,
     /// The rotary base where none is given.
     pub rope_theta: f32,
+    /// The epsilon of norms where none is given.
+    pub rms_eps: f32,
     /// Tensors that are not where [`names::USUAL`] says.
     pub places: &'static [(&'static str, names::Place)],
     /// As [`GgufFamily::read`].

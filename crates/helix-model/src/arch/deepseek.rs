@@ -20,6 +20,7 @@ pub(super) const DEEPSEEK: Family = Family {
         model_types: &["deepseek_v2", "deepseek_v3", "kimi_k2"],
         rope_style: RopeStyle::Interleaved,
         rope_theta: 10_000.0,
+        rms_eps: 1e-6,
         places: &[],
         read: huggingface,
     },
@@ -64,9 +65,11 @@ fn experts(json: &Json<'_>) -> Result<Moe, ModelError> {
             return json.refuse("topk_method", format!("{other:?}"), problem);
         }
     };
-    let groups = match (by, json.optional_size("n_group")?) {
+    let or_third = |given: Option<usize>, of_third| given.or(third.then_some(of_third));
+    let groups = match (by, or_third(json.optional_size("n_group")?, 8)) {
         (Some(by), Some(count)) if count > 1 => {
-            Some(Groups { count, kept: json.size("topk_group")?, by })
+            let kept = or_third(json.optional_size("topk_group")?, 4);
+            Some(Groups { count, kept: kept.ok_or_else(|| json.missing("topk_group"))?, by })
         }
         _ => None,
     };
@@ -74,7 +77,7 @@ fn experts(json: &Json<'_>) -> Result<Moe, ModelError> {
         scoring,
         top_k: 0,
         normalise: json.boolean("norm_topk_prob")?.unwrap_or(third),
-        scale: json.positive("routed_scaling_factor")?.unwrap_or(1.0),
+        scale: json.positive("routed_scaling_factor")?.unwrap_or(if third { 2.5 } else { 1.0 }),
         groups,
     };
     match json.integer("moe_layer_freq")? {

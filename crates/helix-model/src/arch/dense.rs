@@ -5,6 +5,9 @@ use crate::ModelError;
 use crate::config::{Config, Keys, RopeStyle, Sliding};
 use crate::huggingface::Json;
 
+/// Mistral's and Qwen's window where their configuration says nothing of it.
+pub(super) const WINDOW: Option<usize> = Some(4096);
+
 /// GGUF's converter permutes W_q and W_k so that rotary pairs lie side by side.
 pub(super) const LLAMA: Family = Family {
     arch: Arch::Llama,
@@ -21,8 +24,13 @@ pub(super) const LLAMA: Family = Family {
         model_types: &["llama", "mistral"],
         rope_style: RopeStyle::Half,
         rope_theta: 10_000.0,
+        rms_eps: 1e-6,
         places: &[],
-        read: llama,
+        read: |json, config| match json.string("model_type")? {
+            Some("mistral") => mistral(json, config, WINDOW),
+            // Llama has no windows, whatever its configuration says of them.
+            _ => biases(json, config),
+        },
     },
 };
 
@@ -41,6 +49,7 @@ pub(super) const QWEN2: Family = Family {
         model_types: &["qwen2"],
         rope_style: RopeStyle::Half,
         rope_theta: 10_000.0,
+        rms_eps: 1e-6,
         places: &[],
         read: |json, config| {
             config.qkv_bias = true;
@@ -67,23 +76,30 @@ pub(super) const QWEN3: Family = Family {
         model_types: &["qwen3"],
         rope_style: RopeStyle::Half,
         rope_theta: 10_000.0,
+        rms_eps: 1e-6,
         places: &[],
-        read: qwen3,
+        read: |json, config| {
+            qwen3(json, config)?;
+            qwen_window(json, config)
+        },
     },
 };
 
 /// Mistral's window, if there is one, is that of all layers.
-pub(super) fn llama(json: &Json<'_>, config: &mut Config) -> Result<(), ModelError> {
+pub(super) fn mistral(
+    json: &Json<'_>,
+    config: &mut Config,
+    absent: Option<usize>,
+) -> Result<(), ModelError> {
     biases(json, config)?;
-    let window = json.optional_size("sliding_window")?;
-    config.set_window(window, Sliding::Always);
+    config.set_window(json.window(absent)?, Sliding::Always);
     Ok(())
 }
 
+/// Qwen3's attention, but for windows.
 pub(super) fn qwen3(json: &Json<'_>, config: &mut Config) -> Result<(), ModelError> {
     config.qk_norm = true;
-    biases(json, config)?;
-    qwen_window(json, config)
+    biases(json, config)
 }
 
 /// `attention_bias` is the output projection's too.
@@ -98,10 +114,9 @@ fn qwen_window(json: &Json<'_>, config: &mut Config) -> Result<(), ModelError> {
     if !json.flag("use_sliding_window")? {
         return Ok(());
     }
-    let window = json.optional_size("sliding_window")?;
-    let first = json.integer("max_window_layers")?.map_or(0, |first| first as usize);
-    let sliding = json.layer_types(config.layers)?.unwrap_or(Sliding::From(first));
-    config.set_window(window, sliding);
+    let first = json.integer("max_window_layers")?.unwrap_or(28);
+    let sliding = json.layer_types(config.layers)?.unwrap_or(Sliding::From(first as usize));
+    config.set_window(json.window(WINDOW)?, sliding);
     Ok(())
 }
 

@@ -27,6 +27,7 @@ pub(super) const GEMMA3: Family = Family {
         model_types: &["gemma3_text", "gemma3"],
         rope_style: RopeStyle::Half,
         rope_theta: 1e6,
+        rms_eps: 1e-6,
         places: &[
             ("post_attention_norm.weight", Place::Whole("post_attention_layernorm.weight")),
             ("ffn_norm.weight", Place::Whole("pre_feedforward_layernorm.weight")),
@@ -43,6 +44,7 @@ fn huggingface(json: &Json<'_>, config: &mut Config) -> Result<(), ModelError> {
         }
     }
     common(config);
+    config.activation = json.activation()?.unwrap_or(config.activation);
     config.norm_offset = 1.0;
     let scalar = json.positive("query_pre_attn_scalar")?.unwrap_or(256.0);
     config.attention_scale = 1.0 / scalar.sqrt();

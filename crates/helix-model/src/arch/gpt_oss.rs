@@ -21,6 +21,7 @@ pub(super) const GPT_OSS: Family = Family {
         model_types: &["gpt_oss"],
         rope_style: RopeStyle::Half,
         rope_theta: 150_000.0,
+        rms_eps: 1e-5,
         places: &[
             ("ffn_gate_inp.weight", Place::Whole("mlp.router.weight")),
             ("ffn_gate_inp.bias", Place::Whole("mlp.router.bias")),
@@ -44,7 +45,7 @@ fn huggingface(json: &Json<'_>, config: &mut Config) -> Result<(), ModelError> {
     let bias = json.boolean("attention_bias")?.unwrap_or(true);
     (config.qkv_bias, config.out_bias) = (bias, bias);
     let sliding = json.layer_types(config.layers)?.unwrap_or(Sliding::ExceptEvery(2));
-    config.set_window(json.optional_size("sliding_window")?, sliding);
+    config.set_window(json.window(Some(128))?, sliding);
     let moe = moe::experts(json, config.ffn, routing())?;
     common(config, moe);
     Ok(())

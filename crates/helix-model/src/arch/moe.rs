@@ -3,7 +3,7 @@
 use super::names::Place;
 use super::{Arch, Family, GgufFamily, HuggingFaceFamily, dense};
 use crate::ModelError;
-use crate::config::{Moe, RopeStyle, Routing, Scoring};
+use crate::config::{Moe, RopeStyle, Routing, Scoring, Sliding};
 use crate::huggingface::Json;
 
 pub(super) const MIXTRAL: Family = Family {
@@ -28,6 +28,7 @@ pub(super) const MIXTRAL: Family = Family {
         model_types: &["mixtral"],
         rope_style: RopeStyle::Half,
         rope_theta: 1e6,
+        rms_eps: 1e-5,
         places: &[
             ("ffn_gate_inp.weight", Place::Whole("block_sparse_moe.gate.weight")),
             ("ffn_gate_exps.weight", Place::Each("block_sparse_moe.experts.{}.w1.weight")),
@@ -35,7 +36,7 @@ pub(super) const MIXTRAL: Family = Family {
             ("ffn_down_exps.weight", Place::Each("block_sparse_moe.experts.{}.w2.weight")),
         ],
         read: |json, config| {
-            dense::llama(json, config)?;
+            dense::mistral(json, config, None)?;
             let routing = Routing { scoring: Scoring::SoftmaxAfterTopK, ..softmax() };
             config.moe = Some(experts(json, config.ffn, routing)?);
             Ok(())
@@ -63,9 +64,14 @@ pub(super) const QWEN3_MOE: Family = Family {
         model_types: &["qwen3_moe"],
         rope_style: RopeStyle::Half,
         rope_theta: 10_000.0,
+        rms_eps: 1e-6,
         places: &[],
         read: |json, config| {
             dense::qwen3(json, config)?;
+            // Unlike its dense relative's, that of all layers.
+            if json.flag("use_sliding_window")? {
+                config.set_window(json.window(dense::WINDOW)?, Sliding::Always);
+            }
             let normalise = json.flag("norm_topk_prob")?;
             let ffn = json.size("moe_intermediate_size")?;
             let mut moe = experts(json, ffn, Routing { normalise, ..softmax() })?;

@@ -43,9 +43,9 @@ pub(super) fn read(directory: &Directory) -> Result<Config, ModelError> {
         ffn: json.size("intermediate_size")?,
         vocab,
         context,
-        rms_eps: json.rms_eps()?,
+        rms_eps: json.rms_eps(family)?,
         mla,
-        activation: json.activation()?,
+        activation: json.activation()?.unwrap_or(Activation::Silu),
         tied_head: directory.ties_head(&json, &root)?,
         bos: token("bos_token_id")?,
         eos: token("eos_token_id")?,
@@ -184,27 +184,33 @@ impl Json<'_> {
         Ok(mla)
     }
 
-    fn rms_eps(&self) -> Result<f32, ModelError> {
+    fn rms_eps(&self, family: &Family) -> Result<f32, ModelError> {
         const KEY: &str = "rms_norm_eps";
-        match self.float(KEY)?.unwrap_or(1e-6) {
+        match self.float(KEY)?.unwrap_or(family.huggingface.rms_eps) {
             eps if eps > 0.0 && eps < 1.0 => Ok(eps),
             eps => self.refuse(KEY, eps, "it must be between 0 and 1"),
         }
     }
 
-    fn activation(&self) -> Result<Activation, ModelError> {
+    pub(crate) fn activation(&self) -> Result<Option<Activation>, ModelError> {
         for key in ["hidden_act", "hidden_activation"] {
             match self.string(key)? {
                 None => {}
-                Some("silu") => return Ok(Activation::Silu),
-                Some("gelu_pytorch_tanh") => return Ok(Activation::GeluTanh),
+                Some("silu") => return Ok(Some(Activation::Silu)),
+                Some("gelu_pytorch_tanh") => return Ok(Some(Activation::GeluTanh)),
                 Some(other) => {
                     let problem = "Helix runs \"silu\" and \"gelu_pytorch_tanh\"";
                     return self.refuse(key, format!("{other:?}"), problem);
                 }
             }
         }
-        Ok(Activation::Silu)
+        Ok(None)
+    }
+
+    /// `sliding_window`: none where it is null, and `absent` where nothing is said of it.
+    pub(crate) fn window(&self, absent: Option<usize>) -> Result<Option<usize>, ModelError> {
+        const KEY: &str = "sliding_window";
+        if self.has(KEY) { self.optional_size(KEY) } else { Ok(absent) }
     }
 
     /// `layer_types`: which layers have the window, if there is such a list.

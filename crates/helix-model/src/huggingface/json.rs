@@ -28,6 +28,11 @@ impl<'a> Json<'a> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether it says anything of a key, be it null.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
     /// The key with the objects that it is inside of.
     pub fn key(&self, key: &str) -> String {
         format!("{}{key}", self.path)

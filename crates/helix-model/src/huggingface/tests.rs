@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::Model;
+use crate::config::Activation;
 
 /// A safetensors file: its header as given, its data.
 fn file(header: &str, data: usize) -> Vec<u8> {
@@ -388,7 +389,9 @@ fn configurations_that_do_not_run_are_refused() {
         ("deepseek-v3", "n_group", json!(0), "n_group = 0"),
         ("deepseek-v3", "n_group", json!(1 << 20), "groups must be equal"),
         ("deepseek-v3", "topk_group", json!(0), "topk_group = 0"),
-        ("deepseek-v3", "topk_group", json!(null), "\"topk_group\" is missing"),
+        ("deepseek-v3", "topk_group", json!(null), "9 experts in 3 groups, of which 4 are kept"),
+        ("deepseek-v3", "n_group", json!(null), "9 experts in 8 groups, of which 2 are kept"),
+        ("deepseek-v2", "topk_group", json!(null), "\"topk_group\" is missing"),
         ("deepseek-v3", "routed_scaling_factor", json!(-1), "it must be more than 0"),
         ("deepseek-v3", "first_k_dense_replace", json!(-1), "\"first_k_dense_replace\" is an"),
         ("deepseek-v3", "n_shared_experts", json!(0.5), "\"n_shared_experts\" is a float"),
@@ -402,6 +405,47 @@ fn configurations_that_do_not_run_are_refused() {
         copy.set(key, value);
         copy.refused(expected);
     }
+}
+
+/// What a configuration says nothing of is as in transformers, which reads of it what its model of
+/// that architecture has, and no more.
+#[test]
+fn configurations_are_read_as_by_transformers() {
+    let config = |name: &str, gone: &[&str], set: &[(&str, Value)]| {
+        let copy = Copy::of(name);
+        let mut config = copy.json(CONFIG);
+        gone.iter().for_each(|key| drop(config.as_object_mut().unwrap().remove(*key)));
+        set.iter().for_each(|(key, value)| config[key] = value.clone());
+        copy.write(CONFIG, &config);
+        copy.open().unwrap().config
+    };
+    let windows = |name: &str, gone: &[&str], set: &[(&str, Value)]| {
+        let long = [set, &[("max_position_embeddings", json!(20_000))]].concat();
+        let config = config(name, gone, &long);
+        [config.window(0), config.window(1)]
+    };
+    const WINDOW: &[&str] = &["sliding_window"];
+    assert_eq!(windows("mistral", WINDOW, &[]), [Some(4096); 2]);
+    assert_eq!(windows("mistral", &[], &[("sliding_window", json!(null))]), [None; 2]);
+    assert_eq!(windows("mixtral", WINDOW, &[]), [None; 2]);
+    assert_eq!(windows("llama3", &[], &[("sliding_window", json!(19))]), [None; 2]);
+    assert_eq!(windows("gpt-oss", WINDOW, &[]), [Some(128), None]);
+    let slides = ("use_sliding_window", json!(true));
+    let from = |first: usize| [slides.clone(), ("max_window_layers", json!(first))];
+    assert_eq!(windows("qwen2.5", &[], &from(1)), [None, Some(16)]);
+    assert_eq!(windows("qwen2.5", WINDOW, &from(0)), [Some(4096); 2]);
+    assert_eq!(windows("qwen2.5", &["max_window_layers"], &from(0)[..1]), [None; 2]);
+    let every = [slides.clone(), ("sliding_window", json!(16))];
+    assert_eq!(windows("qwen3-moe", &[], &every), [Some(16); 2]);
+
+    let epsilon = |name: &str| config(name, &["rms_norm_eps"], &[]).rms_eps;
+    assert_eq!(["qwen3", "mixtral", "gpt-oss"].map(epsilon), [1e-6, 1e-5, 1e-5]);
+    let scale = |name: &str| config(name, &["routed_scaling_factor"], &[]).moe.unwrap();
+    assert_eq!(["deepseek-v2", "deepseek-v3"].map(|name| scale(name).routing.scale), [1.0, 2.5]);
+    const GELU: &[&str] = &["hidden_activation"];
+    assert_eq!(config("gemma3", GELU, &[]).activation, Activation::GeluTanh);
+    let silu = [(GELU[0], json!("silu"))];
+    assert_eq!(config("gemma3", &[], &silu).activation, Activation::Silu);
 }
 
 #[test]
