@@ -98,7 +98,9 @@ impl<'a> Tensor<'a> {
             }
             _ => {
                 let cut = self.cut(row..row + 1, 0..self.cols);
-                cut.weights().row(cut.rows.start, out);
+                let mut line = vec![0.0; cut.total_cols];
+                cut.weights().row(cut.rows.start, &mut line);
+                out.copy_from_slice(&line[cut.cols]);
             }
         }
         if out.iter().all(|value| value.is_finite()) {
@@ -141,9 +143,13 @@ impl<'a> Tensor<'a> {
                 rows: first + rows.start..first + rows.end,
                 cols,
             },
-            Order::Strided { start, row, col, .. } => {
+            Order::Strided { start, row, col, of } => {
+                if let Some(grid) = self.scales {
+                    assert_eq!((row, col), (1, of), "{}: scales of what lies turned", self.name);
+                    return self.turned_blocks(start / of, of, grid, rows, cols);
+                }
                 let (height, width) = (rows.len(), cols.len());
-                if self.scales.is_some() || self.format.is_quantized() {
+                if self.format.is_quantized() {
                     let values = self.turned(rows, cols);
                     let data = values.into_iter().flat_map(f32::to_le_bytes).collect();
                     return Cut::owned(Format::F32, data, height, width);
@@ -171,18 +177,47 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// The values of a part that lies turned, row by row: its blocks and scales would run down its
-    /// columns, and need not be whole.
+    /// A part of FP8 that lies turned, with its scales: blocks that are as high as wide stay blocks.
+    /// Our columns are rows of `of` elements on disk, from `first` on. The part starts where a block
+    /// does, with zeros for what belongs to others.
+    fn turned_blocks(
+        &self,
+        first: usize,
+        of: usize,
+        grid: ScaleGrid<'_>,
+        across: Range<usize>,
+        cols: Range<usize>,
+    ) -> Cut<'a> {
+        let down = first + cols.start..first + cols.end;
+        let [left, top] = [&down, &across].map(|part| part.start / SCALE_BLOCK * SCALE_BLOCK);
+        let (height, width) = (across.end - top, down.end - left);
+        let mut data = vec![0; height * width];
+        for row in across.clone() {
+            for col in down.clone() {
+                data[(row - top) * width + col - left] = self.data[col * of + row];
+            }
+        }
+        let blocks = |part: &Range<usize>| part.start / SCALE_BLOCK..part.end.div_ceil(SCALE_BLOCK);
+        let values = grid.values();
+        let scale = |row: usize, col: usize| values[col * grid.cols + row];
+        let scales = blocks(&across).flat_map(|row| blocks(&down).map(move |col| (row, col)));
+        Cut {
+            format: self.format,
+            data: data.into(),
+            total_cols: width,
+            scales: Some(scales.map(|(row, col)| scale(row, col)).collect()),
+            rows: across.start - top..height,
+            cols: down.start - left..width,
+        }
+    }
+
+    /// The values of a part that lies turned, row by row: its blocks would run down its columns, and
+    /// need not be whole.
     fn turned(&self, rows: Range<usize>, cols: Range<usize>) -> Vec<f32> {
-        let Order::Strided { start, row, col, of } = self.order else {
+        let Order::Strided { start, row, col, .. } = self.order else {
             unreachable!("{} does not lie turned", self.name)
         };
         let (len, size) = (self.format.block_len(), self.format.block_bytes());
-        let grid = self.scales.map(|scales| (scales.values(), scales.cols));
-        let scale = |at: usize| {
-            let place = |across| at / of / SCALE_BLOCK * across + at % of / SCALE_BLOCK;
-            grid.as_ref().map_or(1.0, |(values, across)| values[place(across)])
-        };
         let mut all = vec![0.0; rows.len() * cols.len()];
         let (Some(last), width) = (rows.clone().next_back(), cols.len()) else { return all };
         let mut line = Vec::new();
@@ -193,19 +228,18 @@ impl<'a> Tensor<'a> {
             let data = &self.data[blocks.start * size..blocks.end * size];
             dequantize(self.format, data, &mut line);
             for (r, out) in rows.clone().zip(all[index..].iter_mut().step_by(width)) {
-                *out = line[at(r) - blocks.start * len] * scale(at(r));
+                *out = line[at(r) - blocks.start * len];
             }
         }
         all
     }
 
     /// The format that parts are held in, unless it is to be another. What lies turned cannot keep
-    /// its blocks: W_UK of older GGUF files becomes F16, which takes twice Q8_0's bytes and changes
-    /// values by 1/2048 of themselves at most; FP8's values are scaled by any f32, and become F32.
+    /// blocks of one row: W_UK of older GGUF files becomes F16, which takes twice Q8_0's bytes and
+    /// changes values by 1/2048 of themselves at most.
     pub(crate) fn cut_format(&self) -> Format {
-        match (self.order, self.scales) {
-            (Order::Strided { .. }, Some(_)) => Format::F32,
-            (Order::Strided { .. }, None) if self.format.is_quantized() => Format::F16,
+        match self.order {
+            Order::Strided { .. } if self.format.is_quantized() => Format::F16,
             _ => self.format,
         }
     }

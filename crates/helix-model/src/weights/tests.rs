@@ -9,7 +9,7 @@ use crate::arch::tensors::layer_tensor;
 use crate::config::{Arch, Config};
 use crate::gguf::GgmlType;
 use crate::synthetic::{self, Spec};
-use crate::tensor::Tensor;
+use crate::tensor::{Order, ScaleGrid, Tensor};
 
 #[path = "../../../helix-engine/tests/fixtures/directories.rs"]
 mod directories;
@@ -397,6 +397,59 @@ fn turned_tensors_have_their_elements_in_place() {
                 assert_eq!(out[input * ffn + column], expected);
             }
             assert_eq!(up_bias[column], bias[(expert * ffn + column) * 2 + 1]);
+        }
+    }
+}
+
+/// Any part of a matrix in FP8 that lies turned has the elements of the whole, scales included.
+#[test]
+fn fp8_stays_fp8_where_it_is_turned() {
+    let (rows, of, first) = (400, 300, 100);
+    let codes: Vec<u8> = (0..rows * of).map(|at| (at * 7919 % 127) as u8).collect();
+    let grid: Vec<f32> = (0..4 * 3).map(|at| 0.5 + at as f32).collect();
+    let scales: Vec<u8> = grid.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+    let mut plain = vec![0.0; codes.len()];
+    dequantize(Format::F8E4M3, &codes, &mut plain);
+    let tensor = Tensor {
+        name: "turned",
+        format: Format::F8E4M3,
+        rows: of,
+        cols: 250,
+        data: &codes,
+        order: Order::Strided { start: first * of, row: 1, col: of, of },
+        scales: Some(ScaleGrid { format: Format::F32, data: &scales, cols: 3 }),
+    };
+    let expected = |row: usize, col: usize| {
+        let down = first + col;
+        plain[down * of + row] * grid[down / 128 * 3 + row / 128]
+    };
+    for (part_rows, part_cols) in
+        [(0..of, 0..250), (130..260, 29..250), (7..8, 28..29), (256..300, 3..30)]
+    {
+        let cut = tensor.cut(part_rows.clone(), part_cols.clone());
+        let weights = cut.weights();
+        assert_eq!(weights.format, tensor.cut_format());
+        assert_eq!(weights.format, Format::F8E4M3);
+        let mut line = vec![0.0; weights.cols];
+        for (row, at) in part_rows.zip(cut.rows.clone()) {
+            weights.row(at, &mut line);
+            let found = &line[cut.cols.clone()];
+            let wanted: Vec<f32> = part_cols.clone().map(|col| expected(row, col)).collect();
+            assert_eq!(found, wanted, "row {row}");
+        }
+        Matrix::pack(weights, cut.rows.clone(), cut.cols.clone(), Precision::Fast).unwrap();
+    }
+    let mut line = vec![0.0; 250];
+    tensor.row(200, &mut line).unwrap();
+    assert_eq!(line, (0..250).map(|col| expected(200, col)).collect::<Vec<_>>());
+
+    let model = fixture("deepseek-v3-fp8");
+    let layout = Layout::new(&model.shape(), LayoutSpec::new(Strategy::Helix, 1, 1)).unwrap();
+    let load = RankWeights::load(&model, &layout, Rank(0), Precision::Fast, &|_| ()).unwrap();
+    for layer in load.layers {
+        let AttentionWeights::Latent(latent) = layer.attention else { panic!("no latents") };
+        for matrix in latent.k_up.iter().chain(&latent.v_up) {
+            assert_eq!(matrix.format(), Format::F8E4M3);
         }
     }
 }
