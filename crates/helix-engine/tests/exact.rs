@@ -6,11 +6,11 @@ mod random;
 mod reference;
 mod script;
 
-use common::{engine, layouts, precise};
+use common::{distinct, engine, precise};
 use helix_engine::EngineOptions;
 use helix_kernels::kv::KvType;
 use helix_kernels::{Format, Precision};
-use helix_layout::{Layout, LayoutSpec, QkvMode, Strategy};
+use helix_layout::{Layout, LayoutSpec, Strategy};
 use helix_model::config::{Llama3, Scaling, Yarn};
 use helix_model::synthetic::{Spec, gguf};
 use helix_model::{Arch, Model};
@@ -43,16 +43,6 @@ const EXACTLY: (f64, f64) = (5e-6, 1e-6);
 fn model(spec: &Spec) -> Arc<Model> {
     let seed = 1 + spec.hidden as u64;
     Arc::new(Model::from_gguf_bytes(gguf(spec, seed)).expect("a synthetic model opens"))
-}
-
-/// Layouts that differ: without sequence shards there is no KV block, and nothing to gather.
-fn distinct(model: &Model, ranks: usize, kv_blocks: &[usize]) -> Vec<Layout> {
-    let mut all = layouts(&model.shape(), ranks, kv_blocks);
-    all.retain(|layout| {
-        layout.degrees().kvp > 1
-            || (layout.kv_block() == kv_blocks[0] && layout.qkv() == QkvMode::Replicate)
-    });
-    all
 }
 
 fn options() -> EngineOptions {

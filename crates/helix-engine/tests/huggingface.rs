@@ -6,10 +6,11 @@ mod common;
 
 use common::answers::{Prompt, prompts};
 use common::directories::{names, path};
-use common::{engine, largest_difference, layouts, logits, precise};
+use common::{distinct, engine, largest_difference, layouts, logits, precise};
 use helix_engine::{EngineOptions, FfnReduce, MlaUp};
-use helix_layout::{Layout, QkvMode};
+use helix_layout::Layout;
 use helix_model::Model;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// transformers' own f32 differs from its f64 by up to 3e-5 on these.
@@ -54,11 +55,12 @@ fn check(
     difference
 }
 
-/// Every legal layout of up to `ranks` ranks, in pieces that end inside blocks and windows.
-fn check_all(name: &str, ranks: usize) {
+/// Every legal layout of so many ranks, in pieces that end inside blocks and windows.
+fn check_all(name: &str, ranks: RangeInclusive<usize>, kv_blocks: &[usize]) {
     for (name, model, prompts) in fixtures(name) {
         let mut worst = (0.0, String::new());
-        let all = layouts(&model.shape(), ranks, &[1, 16]);
+        let mut all = distinct(&model, *ranks.end(), kv_blocks);
+        all.retain(|layout| ranks.contains(&layout.ranks()));
         for (index, &layout) in all.iter().enumerate() {
             let options = EngineOptions {
                 mla_up: [MlaUp::Auto, MlaUp::Before, MlaUp::After][index % 3],
@@ -90,19 +92,30 @@ fn every_fixture_on_one_rank() {
     }
 }
 
+const DENSE: [&str; 5] = ["llama3", "mistral", "qwen2.5", "qwen3", "gemma3"];
+const EXPERTS: [&str; 4] = ["mixtral", "qwen3-moe", "gpt-oss", "gpt-oss-mxfp4"];
+const LATENTS: [&str; 3] = ["deepseek-v2", "deepseek-v3", "deepseek-v3-fp8"];
+
 #[test]
 fn dense_models_on_every_layout() {
-    ["llama3", "mistral", "qwen2.5", "qwen3", "gemma3"].iter().for_each(|name| check_all(name, 4));
+    DENSE.iter().for_each(|name| check_all(name, 1..=4, &[1, 16]));
 }
 
 #[test]
 fn experts_on_every_layout() {
-    ["mixtral", "qwen3-moe", "gpt-oss", "gpt-oss-mxfp4"].iter().for_each(|name| check_all(name, 4));
+    EXPERTS.iter().for_each(|name| check_all(name, 1..=4, &[1, 16]));
 }
 
 #[test]
 fn latents_on_every_layout() {
-    ["deepseek-v2", "deepseek-v3", "deepseek-v3-fp8"].iter().for_each(|name| check_all(name, 4));
+    LATENTS.iter().for_each(|name| check_all(name, 1..=4, &[1, 16]));
+}
+
+#[test]
+fn every_layout_of_5_to_8_ranks() {
+    for name in DENSE.into_iter().chain(EXPERTS).chain(LATENTS) {
+        check_all(name, 5..=8, &[2]);
+    }
 }
 
 /// What runs unless asked otherwise: KV in f16, and activations as int8 against MXFP4 (FP8 meets
@@ -122,21 +135,6 @@ fn the_default_is_close() {
                     let average = sum / found.len() as f32;
                     println!("{name}, {layout}: {worst}, {average} on average");
                     assert!(worst < largest && average < mean, "{name}, {layout}: {worst}");
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn eight_ranks() {
-    for name in ["deepseek-v3", "gpt-oss", "qwen3-moe"] {
-        for (name, model, prompts) in fixtures(name) {
-            for strategy in helix_layout::Strategy::ALL {
-                for qkv in QkvMode::ALL {
-                    for layout in Layout::candidates(&model.shape(), 8, strategy, 2, qkv) {
-                        check(&name, &model, layout, &prompts[1], 29, precise());
-                    }
                 }
             }
         }

@@ -43,6 +43,17 @@ pub fn layouts(shape: &ModelShape, ranks: usize, kv_blocks: &[usize]) -> Vec<Lay
     all
 }
 
+/// Those of [`layouts`] that differ: without sequence shards there is no KV block, and nothing to
+/// gather.
+pub fn distinct(model: &Model, ranks: usize, kv_blocks: &[usize]) -> Vec<Layout> {
+    let mut all = layouts(&model.shape(), ranks, kv_blocks);
+    all.retain(|layout| {
+        layout.degrees().kvp > 1
+            || (layout.kv_block() == kv_blocks[0] && layout.qkv() == QkvMode::Replicate)
+    });
+    all
+}
+
 /// Dense models of awkward sizes, whose bytes are counted.
 pub fn dense_specs() -> [Spec; 3] {
     let uneven = Spec { q_heads: 9, kv_heads: 3, ffn: 52, vocab: 131, ..Spec::tiny(Arch::Llama) };
