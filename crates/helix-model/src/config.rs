@@ -112,6 +112,10 @@ pub enum Sliding {
 /// Largest value of any size; see [`helix_layout::ModelShape::MAX_SIZE`].
 pub(crate) const MAX_SIZE: usize = helix_layout::ModelShape::MAX_SIZE;
 
+/// Largest factor of scores, of what is rotated, or of what experts make: far past any model's, and
+/// far from where products are infinite.
+pub(crate) const MAX_FACTOR: f32 = 1e6;
+
 impl Config {
     /// Reads and checks the metadata of a GGUF file. Tensors are looked at for what metadata do
     /// not say: the vocabulary, a separate LM head, biases, rotary factors.
@@ -235,7 +239,7 @@ impl Config {
             Err(ModelError::Setting { key, value, problem: problem.to_owned() })
         };
         let scale = self.attention_scale;
-        if !scale.is_normal() || scale < 0.0 {
+        if !(f32::MIN_POSITIVE..=MAX_FACTOR).contains(&scale) {
             return refuse("attention scale", scale, "scores cannot be multiplied by it");
         }
         for Rope { frequencies, magnitude, .. } in &self.ropes {
@@ -245,7 +249,7 @@ impl Config {
                     "radians per position of a rotary embedding; check its base and factor";
                 return refuse("rotary frequency", frequency, problem);
             }
-            if !magnitude.is_normal() {
+            if !(f32::MIN_POSITIVE..=MAX_FACTOR).contains(magnitude) {
                 let problem = "a rotary embedding cannot be multiplied by it";
                 return refuse("rotary magnitude", *magnitude, problem);
             }

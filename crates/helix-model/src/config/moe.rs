@@ -3,7 +3,7 @@
 pub use helix_kernels::router::{GroupScore, Groups, Routing, Scoring};
 
 use crate::ModelError;
-use crate::config::MAX_SIZE;
+use crate::config::{MAX_FACTOR, MAX_SIZE};
 
 /// Multi-head latent attention: keys and values of all heads come from one latent per token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +91,10 @@ impl Moe {
         if let Err(error) = self.routing.check(self.experts) {
             return refuse(error.to_string());
         }
-        if !(self.routing.scale.is_finite() && self.routing.scale > 0.0) {
-            return refuse(format!("their scale {} is not more than 0", self.routing.scale));
+        let scale = self.routing.scale;
+        if !(scale > 0.0 && scale <= MAX_FACTOR) {
+            let range = format!("more than 0 and at most {MAX_FACTOR}");
+            return refuse(format!("their scale {scale} is not {range}"));
         }
         Ok(())
     }
