@@ -13,6 +13,9 @@ use crate::source::Source;
 use crate::tensor::Tensor;
 use crate::{ChatTemplate, Config, Gguf, ModelError, Tokenizer};
 
+/// Bytes of a tensor that [`Model::digest`] looks at.
+const DIGESTED: usize = 4096;
+
 /// A model whose tensors are all there, of the right shape, in formats that are run.
 #[derive(Debug)]
 pub struct Model {
@@ -166,16 +169,24 @@ impl Model {
         }
     }
 
-    /// A number that tells models apart: of its sizes, of its files' tensors, and of some weights
-    /// of each layer, so that it costs a few pages of reading.
+    /// A number that tells models apart: of its configuration, of its files' tensors, and of how
+    /// each tensor of a layer begins (of experts the first one's), so that it costs a page of
+    /// reading each.
     pub fn digest(&self) -> u64 {
+        // Hosts may have other names for the same files.
+        let config = Config { name: String::new(), ..self.config.clone() };
         let mut stored = self.stored();
         stored.sort_unstable();
-        let mut text = format!("{:?} {stored:?} {:?}", self.shape(), self.quantise).into_bytes();
-        let layers = (0..self.config.layers).map(|layer| layer_tensor(layer, "attn_norm.weight"));
-        for name in layers.chain([EMBEDDING.to_owned(), self.head_name().to_owned()]) {
-            let data = self.tensor(&name).map_or(&[][..], |tensor| tensor.data);
-            text.extend_from_slice(&data[..data.len().min(4096)]);
+        let mut text = format!("{config:?} {:?} {stored:?}", self.quantise).into_bytes();
+        let outer = tensors::outer(&config).into_iter().map(|slot| (slot.suffix.to_owned(), None));
+        let in_layers = (0..config.layers).flat_map(|layer| {
+            let slots = tensors::layer(&config, layer).into_iter();
+            slots.map(move |slot| (layer_tensor(layer, slot.suffix), slot.parts.map(|_| 0)))
+        });
+        for (name, part) in outer.chain(in_layers) {
+            let tensor = self.source.tensor(&config, &name, part);
+            let data = tensor.map_or(&[][..], |tensor| tensor.data);
+            text.extend_from_slice(&data[..data.len().min(DIGESTED)]);
         }
         digest(&text)
     }

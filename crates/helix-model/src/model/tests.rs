@@ -2,7 +2,7 @@ use helix_kernels::Format;
 
 use super::*;
 use crate::config::Arch;
-use crate::gguf::{GgmlType, Writer};
+use crate::gguf::{GgmlType, Value, Writer};
 use crate::synthetic::{self, Spec};
 
 fn open(spec: &Spec) -> Result<Model, ModelError> {
@@ -142,6 +142,33 @@ fn embedding_rows_are_read_one_by_one() {
     assert_eq!(error, "token 5 is not one of the model's 5: ids go from 0 to 4");
     let error = model.embedding_row(4, &mut row).unwrap_err().to_string();
     assert!(error.contains("\"token_embd.weight\" holds a value that is not finite, in row 4"));
+}
+
+/// Of several hosts' files only one may have been fine-tuned, or converted by another hand.
+#[test]
+fn a_digest_tells_every_tensor_and_every_setting() {
+    let digest = |writer: Writer| Model::from_gguf_bytes(writer.finish()).unwrap().digest();
+    for spec in [Spec::tiny(Arch::Llama), Spec::tiny(Arch::Qwen3Moe)] {
+        let whole = digest(synthetic::writer(&spec, 1));
+        let gguf = Gguf::from_bytes(synthetic::gguf(&spec, 1)).unwrap();
+        for tensor in gguf.tensors() {
+            let mut data = gguf.data(tensor).to_vec();
+            data[0] ^= 1;
+            let dims: Vec<usize> = tensor.dims.iter().map(|&dim| dim as usize).collect();
+            let mut writer = synthetic::writer(&spec, 1);
+            writer.remove_tensor(&tensor.name);
+            writer.tensor(&*tensor.name, &dims, tensor.ggml_type, data);
+            assert_ne!(digest(writer), whole, "{}", tensor.name);
+        }
+        let set = |key: &str, value: Value| {
+            let mut writer = synthetic::writer(&spec, 1);
+            writer.set(key, value);
+            digest(writer)
+        };
+        let base = format!("{}.rope.freq_base", spec.arch.gguf_name());
+        assert_ne!(set(&base, Value::F32(12_345.0)), whole);
+        assert_eq!(set("general.name", Value::String("another".into())), whole);
+    }
 }
 
 #[test]
