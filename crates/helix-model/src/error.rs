@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use helix_kernels::OutOfMemory;
+
 use crate::gguf::Kind;
 
 /// Why a model could not be opened or loaded.
@@ -351,6 +353,17 @@ pub enum ModelError {
         name: String,
         /// The row of the value, or of the block whose scale it is.
         row: usize,
+    },
+    /// The operating system refused memory for weights.
+    #[error(
+        "there is no memory for a rank's part of tensor {name:?}: {source}; take more ranks, or a \
+         model in a smaller format"
+    )]
+    Memory {
+        /// The tensor.
+        name: String,
+        /// What the system refused.
+        source: OutOfMemory,
     },
     /// The operating system refused to start a thread that loads weights.
     #[error("cannot start a thread to load weights: {source}")]

@@ -191,15 +191,18 @@ fn pack(model: &Model, shard: Shard, precision: Precision) -> Result<Matrix, Mod
     let format = model.packed_format(&shard.name, &tensor);
     let first = shard.rows.start;
     let cut = tensor.cut_as(format, shard.rows, shard.cols)?;
-    Matrix::pack(cut.weights(), cut.rows.clone(), cut.cols.clone(), precision).map_err(|error| {
-        match error {
-            PackError::NotFinite { row, .. } => {
-                let row = row + first - cut.rows.start;
-                ModelError::NotFinite { name: tensor.name.to_owned(), row }
-            }
-            other => panic!("{}: layouts cut where matrices can be cut: {other}", tensor.name),
-        }
-    })
+    let packed = Matrix::pack(cut.weights(), cut.rows.clone(), cut.cols.clone(), precision);
+    packed.map_err(|error| not_packed(error, tensor.name, |row| row + first - cut.rows.start))
+}
+
+/// Why a shard of a tensor is not there; `row_of` is the tensor's row of one that was cut.
+fn not_packed(error: PackError, name: &str, row_of: impl Fn(usize) -> usize) -> ModelError {
+    let name = name.to_owned();
+    match error {
+        PackError::NotFinite { row, .. } => ModelError::NotFinite { name, row: row_of(row) },
+        PackError::Memory(source) => ModelError::Memory { name, source },
+        other => panic!("{name}: layouts cut where matrices can be cut: {other}"),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use helix_kernels::{Activations, Format, SharedColumns, dequantize, matmul};
+use helix_kernels::{Activations, Format, OutOfMemory, SharedColumns, dequantize, matmul};
 use helix_layout::{Degrees, LayoutSpec, QkvMode, Strategy};
 
 use super::*;
@@ -554,6 +554,14 @@ fn ranks_of_a_process_hold_what_they_share_once() {
     let ranks = load(spec);
     let [(a, _), (b, _)] = [0, 1].map(|rank| plain(&ranks[rank].layers[0]));
     assert!(!Arc::ptr_eq(&a.q, &b.q));
+}
+
+#[test]
+fn weights_that_have_no_room_are_named() {
+    let error = not_packed(OutOfMemory { bytes: 7 }.into(), "blk.1.ffn_up.weight", |row| row);
+    let expected = "no memory for a rank's part of tensor \"blk.1.ffn_up.weight\": the system \
+        refused 7 bytes of memory";
+    assert!(error.to_string().contains(expected), "{error}");
 }
 
 #[test]
