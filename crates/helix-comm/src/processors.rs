@@ -1,13 +1,19 @@
 //! Processors: which this process may use, and its share where others use them too.
 
 use helix_layout::split;
+use std::sync::OnceLock;
 
-/// The processors that this process may use, in ascending order.
+/// The processors that this process may use, in ascending order: what it was started with, wherever
+/// it has bound its threads since.
 pub fn allowed_processors() -> Vec<usize> {
-    let mut ids: Vec<usize> =
-        core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
-    ids.sort_unstable();
-    ids
+    static AT_FIRST: OnceLock<Vec<usize>> = OnceLock::new();
+    let ids = AT_FIRST.get_or_init(|| {
+        let ids = core_affinity::get_core_ids().unwrap_or_default().into_iter();
+        let mut ids: Vec<usize> = ids.map(|core| core.id).collect();
+        ids.sort_unstable();
+        ids
+    });
+    ids.clone()
 }
 
 /// The share of process `own`, where each of those on a host may use `allowed` processors.
@@ -41,8 +47,15 @@ mod tests {
         assert_eq!(share(&[vec![]], 0), Vec::<usize>::new());
     }
 
+    /// `helix verify --pin` makes one engine after the other, and all bind who makes them.
     #[test]
-    fn this_process_may_use_some() {
-        assert!(!allowed_processors().is_empty());
+    fn this_process_may_use_some_and_those_even_when_it_is_bound() {
+        let all = allowed_processors();
+        assert!(!all.is_empty());
+        let bound = std::thread::spawn(move || {
+            assert!(core_affinity::set_for_current(core_affinity::CoreId { id: all[0] }));
+            assert_eq!(allowed_processors(), all);
+        });
+        bound.join().expect("they are the same");
     }
 }
