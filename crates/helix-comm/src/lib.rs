@@ -12,6 +12,9 @@ mod comm;
 mod counted;
 mod delay;
 mod faulty;
+#[cfg(all(test, feature = "mpi"))]
+#[path = "../../helix-engine/tests/launch/mod.rs"]
+mod launch;
 mod link;
 #[cfg(feature = "mpi")]
 pub mod mpi;

@@ -38,8 +38,9 @@ pub(crate) struct Progress {
     lost: Option<Lost>,
     /// [`Tag::Alive`], out and in.
     pulse: Requests<u8>,
-    heard: Requests<u8>,
-    /// By rank: its last message was received.
+    sign: Requests<u8>,
+    /// By rank: it has let hear of itself since somebody asked, and its last message was received.
+    heard: Vec<bool>,
     left: Vec<bool>,
     polls: u32,
 }
@@ -129,7 +130,8 @@ impl Progress {
             inbox: Requests::new(Arc::new(Buffer::new(MESSAGE_BYTES)), 1),
             alarm: Requests::new(Arc::new(Buffer::new(alarm_bytes)), others + 1),
             pulse: Requests::new(Arc::new(signs), 2 * others),
-            heard: Requests::new(Arc::new(Buffer::new(1)), 1),
+            sign: Requests::new(Arc::new(Buffer::new(1)), 1),
+            heard: vec![false; wire.size()],
             left: vec![false; wire.size()],
             incoming: None,
             lost: None,

@@ -446,3 +446,30 @@ fn drive(shared: &Shared, mode: CommThread, pulse: Duration) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Comm, launch};
+
+    /// A server may run for weeks without anybody waiting long enough to ask for them.
+    #[test]
+    fn signs_of_life_do_not_pile_up() {
+        const LIMIT: Duration = Duration::from_secs(60);
+        if !launch::is_rank() {
+            let name = "mpi::world::tests::signs_of_life_do_not_pile_up";
+            return launch::pass_as_ranks(name, 2, LIMIT);
+        }
+        let mut world = MpiWorld::join(Arc::default()).expect("MPI starts");
+        // A sign every 10 ms.
+        world.drive(CommThread::Off, PULSES * Duration::from_millis(10)).expect("a thread");
+        world.patience = Some(LIMIT);
+        std::thread::sleep(Duration::from_secs(1));
+        let other = 1 - world.rank();
+        let waiting = world.shared.lock().take_signs(other).expect("signs");
+        assert!(waiting < 20, "{waiting} signs of some 100 wait to be taken");
+        assert!(world.shared.lock().hears(other).expect("signs"), "they were heard");
+        let mut both = world.group(0, vec![0, 1], 1, LIMIT);
+        both.all_reduce(&mut [1.0]).expect("both are there");
+    }
+}

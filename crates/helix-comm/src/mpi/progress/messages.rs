@@ -78,8 +78,11 @@ impl Progress {
     }
 
     /// Tells rank 0, or rank 0 all others, that this rank is alive, unless they have not heard the
-    /// last time.
+    /// last time; and takes what they say of themselves, which would pile up where nobody asks.
     pub(crate) fn beat(&mut self) -> Result<(), MpiError> {
+        for other in self.listeners() {
+            self.take_signs(other)?;
+        }
         self.pulse.test()?;
         if self.pulse.is_empty() { self.sign(ALIVE) } else { Ok(()) }
     }
@@ -103,22 +106,29 @@ impl Progress {
         if self.rank() == 0 { 1..self.size() } else { 0..1 }
     }
 
-    /// Whether `from` has let hear of itself since the last call.
-    pub(crate) fn hears(&mut self, from: usize) -> Result<bool, MpiError> {
-        let mut heard = false;
+    /// Takes the signs of life of `from` that have come: how many.
+    pub(crate) fn take_signs(&mut self, from: usize) -> Result<usize, MpiError> {
+        let mut signs = 0;
         while self.wire.probe(Some(from), Tag::Alive as c_int)?.is_some() {
-            heard = true;
+            signs += 1;
             // SAFETY: nobody touches the byte until it is there.
             let sign = unsafe {
-                self.wire.receive(&mut self.heard, 0..1, (from, from), Tag::Alive as c_int)?;
-                while !self.heard.is_empty() {
-                    self.heard.test()?;
+                self.wire.receive(&mut self.sign, 0..1, (from, from), Tag::Alive as c_int)?;
+                while !self.sign.is_empty() {
+                    self.sign.test()?;
                 }
-                self.heard.buffer().read(0..1)[0]
+                self.sign.buffer().read(0..1)[0]
             };
             self.left[from] |= sign == LEAVES;
         }
-        Ok(heard)
+        self.heard[from] |= signs > 0;
+        Ok(signs)
+    }
+
+    /// Whether `from` has let hear of itself since the last call.
+    pub(crate) fn hears(&mut self, from: usize) -> Result<bool, MpiError> {
+        self.take_signs(from)?;
+        Ok(std::mem::take(&mut self.heard[from]))
     }
 
     /// Whether the last message of `from` was heard.
