@@ -15,6 +15,7 @@ use helix_layout::{Layout, Rank as RankId};
 use helix_model::Model;
 use helix_scheduler::Step;
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A model that runs. The ranks of its layout are thread teams of this process over shared memory,
@@ -58,7 +59,7 @@ impl Engine {
         validate(&options)?;
         let all: Vec<RankId> = layout.all_ranks().collect();
         check_memory(&model, &layout, &all, &options)?;
-        check_embedding(&model)?;
+        check_embedding(&model, 0..model.config.vocab)?;
         let messages = largest_messages(&model, &layout, &options);
         let comms = Comms::of_all(&layout, &messages, &options);
         let ranks = layout.all_ranks().zip(comms);
@@ -388,12 +389,12 @@ fn kv_bytes(
     })
 }
 
-/// Refuses an embedding that is no number: its rows are read one by one, in the middle of steps.
-/// One that is the LM head as well is checked when the ranks load that.
-pub(crate) fn check_embedding(model: &Model) -> Result<(), EngineError> {
-    let vocab = if model.config.tied_head { 0 } else { model.config.vocab };
+/// Refuses an embedding of which one of `rows` is no number: they are read one by one, in the middle
+/// of steps. One that is the LM head as well is checked when the ranks load that.
+pub(crate) fn check_embedding(model: &Model, rows: Range<usize>) -> Result<(), EngineError> {
+    let mut rows = if model.config.tied_head { 0..0 } else { rows };
     let mut row = vec![0.0; model.config.hidden];
-    (0..vocab).try_for_each(|token| Ok(model.embedding_row(token as u32, &mut row)?))
+    rows.try_for_each(|token| Ok(model.embedding_row(token as u32, &mut row)?))
 }
 
 /// Linux's estimate of what can be allocated without swapping.

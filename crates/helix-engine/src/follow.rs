@@ -278,7 +278,8 @@ pub(crate) fn load(
     let neighbours = world.neighbours().iter().filter(|&&rank| rank < layout.ranks());
     let neighbours: Vec<RankId> = neighbours.map(|&rank| RankId(rank)).collect();
     check_memory(model, layout, &neighbours, options)?;
-    check_embedding(model)?;
+    // All ranks together check all of it, and each reads as much of it as of an LM head.
+    check_embedding(model, layout.vocab_rows(rank))?;
     let messages = largest_messages(model, layout, options);
     let comms = Comms::of_process(&**world, layout, rank, &messages, options);
     let one = std::iter::once((rank, comms));

@@ -18,7 +18,8 @@ mod with_mpi {
         Engine, EngineError, EngineOptions, FfnReduce, HopB, RankCounters, dismiss, follow,
     };
     use helix_layout::Layout;
-    use helix_model::synthetic::{Spec, gguf};
+    use helix_model::gguf::GgmlType;
+    use helix_model::synthetic::{Spec, gguf, writer};
     use helix_model::{Arch, Model, rank_bytes};
     use helix_scheduler::{Step, Wanted};
     use std::sync::Arc;
@@ -161,5 +162,37 @@ mod with_mpi {
         // They are there for the next one, in which rank 2 has no part.
         compare(&world, &good, common::layout(&good, "helix kvp=2 tpa=1"));
         dismiss(&*world, PATIENCE).expect("the others listen");
+    }
+
+    /// A rank may have a disk of its own, from which it reads its part alone.
+    #[test]
+    fn of_an_embedding_that_is_no_head_a_rank_reads_its_rows() {
+        if !launch::is_rank() {
+            let name = "with_mpi::of_an_embedding_that_is_no_head_a_rank_reads_its_rows";
+            return launch::pass_as_ranks(name, 2, Duration::from_secs(60));
+        }
+        let world = join(CommThread::Off);
+        let spec = Spec { tied_head: false, ..Spec::tiny(Arch::Llama) };
+        let (vocab, hidden) = (spec.vocab, spec.hidden);
+        let damaged = |row: usize| {
+            let (name, f32s) = ("token_embd.weight", GgmlType::from_name("F32").expect("a type"));
+            let value = |i: usize| if i == row * hidden { f32::NAN } else { 0.5 };
+            let data = (0..vocab * hidden).flat_map(|i| value(i).to_le_bytes()).collect();
+            let mut file = writer(&spec, 3);
+            file.remove_tensor(name).tensor(name, &[hidden, vocab], f32s, data);
+            Arc::new(Model::from_gguf_bytes(file.finish()).expect("a model"))
+        };
+        for (row, refused) in [(0, false), (vocab - 1, true)] {
+            if world.rank() > 0 {
+                follow(&world, Some(&damaged(row)), 1, PATIENCE).expect("rank 0 leads to the end");
+                continue;
+            }
+            let good = Arc::new(Model::from_gguf_bytes(gguf(&spec, 3)).expect("a model"));
+            let layout = common::layout(&good, "helix kvp=2 tpa=1");
+            let error = Engine::lead(&world, good, layout, options(), &|_| {}).err();
+            let named = matches!(error, Some(EngineError::Refused { rank: 1, .. }));
+            assert_eq!((error.is_some(), named), (refused, refused), "row {row}: {error:?}");
+            dismiss(&*world, PATIENCE).expect("the others listen");
+        }
     }
 }
