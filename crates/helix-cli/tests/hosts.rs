@@ -1,5 +1,6 @@
 //! Ranks on several hosts, emulated ones: the bits of threads, and the end of a run when a rank is killed, is
-//! stopped, or is cut off. Where there is no mpirun, or no namespaces, the tests say so and pass over.
+//! stopped, or is cut off. Where there are no namespaces the tests say so, and bits are compared over loopback;
+//! `mpi.rs` has what happens to ranks there. Where there is no mpirun they pass over.
 #![cfg(all(feature = "mpi", target_os = "linux"))]
 
 mod common;
@@ -29,21 +30,36 @@ fn hosts_tool() -> PathBuf {
     tool
 }
 
-/// What a command on the first of `hosts` gives; `None` where there is nothing to run it with.
-fn on_hosts(hosts: usize, folder: &Path, command: &[&str]) -> Option<Output> {
+/// What a command on the first of `hosts` gives, or over loopback, as `flags` or the system want; `None` where there
+/// is no mpirun.
+fn on_hosts_or_loopback(
+    flags: &[&str],
+    hosts: usize,
+    folder: &Path,
+    command: &[&str],
+) -> Option<Output> {
     if Command::new("mpirun").arg("--version").output().is_err() {
         println!("passed over: there is no mpirun on the PATH");
         return None;
     }
     let mut run = Command::new(hosts_tool());
-    run.args(["run", &hosts.to_string(), "--"]).args(command);
+    run.arg("run").args(flags).args([&hosts.to_string(), "--"]).args(command);
     let output = run.current_dir(folder).stdin(Stdio::null()).output().expect("hosts");
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    if errors.contains("no namespaces here") {
-        println!("passed over: {errors}");
-        return None;
+    if let Some(why) = no_hosts(&output) {
+        println!("{why}");
     }
     Some(output)
+}
+
+/// Why a command ran over loopback, if it did.
+fn no_hosts(output: &Output) -> Option<String> {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    errors.lines().find(|line| line.contains("no namespaces here")).map(str::to_owned)
+}
+
+/// What a command on the first of `hosts` gives; `None` where there is nothing to run it with.
+fn on_hosts(hosts: usize, folder: &Path, command: &[&str]) -> Option<Output> {
+    on_hosts_or_loopback(&[], hosts, folder, command).filter(|output| no_hosts(output).is_none())
 }
 
 /// Logits of 40 tokens, as bytes: a file but for its header, whose fields have no order.
@@ -59,16 +75,9 @@ fn logits(name: &str, run: impl FnOnce(&[&str]) -> Option<Output>) -> Option<Vec
     Some(values)
 }
 
-#[test]
-fn hosts_give_the_bits_of_threads() {
+/// Compares what layouts give over threads and over processes that `helix-hosts run FLAGS` starts.
+fn compare(flags: &[&str], layouts: &[(usize, &str)]) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let layouts = [
-        (2, "--kvp 2"),
-        (2, "--strategy tp --tpa 2"),
-        (2, "--strategy medha --kvp 2"),
-        (4, "--kvp 4"),
-        (4, "--kvp 2 --tpa 2"),
-    ];
     for (ranks, layout) in layouts {
         let layout: Vec<&str> = layout.split(' ').chain(["-t", "1"]).collect();
         let expected = logits("threads", |command| {
@@ -78,11 +87,29 @@ fn hosts_give_the_bits_of_threads() {
         let found = logits("processes", |command| {
             let start = ["mpirun", "-n", &count, HELIX];
             let line = [&start, command, &layout, &["--transport", "mpi"]].concat();
-            on_hosts(ranks, common::directory(), &line)
+            on_hosts_or_loopback(flags, *ranks, common::directory(), &line)
         });
         let Some(found) = found else { return };
         assert!(Some(found) == expected, "{ranks} hosts and threads differ: {layout:?}");
     }
+}
+
+#[test]
+fn hosts_give_the_bits_of_threads() {
+    let layouts = [
+        (2, "--kvp 2"),
+        (2, "--strategy tp --tpa 2"),
+        (2, "--strategy medha --kvp 2"),
+        (4, "--kvp 4"),
+        (4, "--kvp 2 --tpa 2"),
+    ];
+    compare(&[], &layouts);
+}
+
+/// As where namespaces are not permitted.
+#[test]
+fn loopback_gives_the_bits_of_threads() {
+    compare(&["--loopback"], &[(2, "--kvp 2"), (4, "--kvp 2 --tpa 2")]);
 }
 
 /// Lines of `fault.sh`, which describes them.
