@@ -22,6 +22,8 @@ mod with_mpi {
     use helix_model::config::Arch;
     use helix_model::synthetic::{Spec, gguf};
     use serde_json::{Value, json};
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
     use std::process::{Child, Command, Output};
     use std::time::{Duration, Instant};
@@ -216,6 +218,24 @@ mod with_mpi {
         let output = run_on(2, &format!("{line} --kvp 3 --tpa 1")).expect("mpirun");
         assert_eq!(output.status.code(), Some(2));
         assert!(stderr(&output).contains("2 processes were started"), "{}", stderr(&output));
+    }
+
+    /// As where a host was left out when helix was brought up to date.
+    #[test]
+    fn another_build_is_refused_by_name() {
+        let line = "run MODEL -p hello -n 4 -t 1 --comm-timeout 20";
+        let Some(mut command) = mpirun(1) else { return };
+        let mut build = std::fs::read(env!("CARGO_BIN_EXE_helix")).expect("this build");
+        build.push(0);
+        let build = file("helix-of-another-build", build);
+        std::fs::set_permissions(&build, Permissions::from_mode(0o755)).expect("a program");
+        add(&mut command, line);
+        command.args([":", "-n", "1"]).arg(&build).args(words(line)).args(["--transport", "mpi"]);
+        let output = within(command.spawn().expect("mpirun starts"), LIMIT);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains("error: rank 1 runs another program"), "{text}");
+        assert_eq!(stdout(&output), "");
     }
 
     /// A rank whose address space has room for the program and not for its part of the cache.
