@@ -41,6 +41,7 @@ pub fn at_hand(
     if given.is_some() && links.is_none() {
         return Ok(machine);
     }
+    let bytes_per_s = links.map(|links| links.bytes_per_s).filter(|rate| rate.is_finite());
     let latency = match links {
         Some(links) => links.latency,
         // A profile that knows several levels was measured between processes.
@@ -51,7 +52,7 @@ pub fn at_hand(
         Some(of_host) => machine.over_hosts(of_host),
         None => machine,
     };
-    Ok(machine.over_links(latency.as_secs_f64()))
+    Ok(machine.over_links(latency.as_secs_f64(), bytes_per_s))
 }
 
 /// What `helix probe` has written; a file that does not read is no reason not to run.

@@ -92,6 +92,13 @@ fn choices_are_told_and_do_what_they_say() {
     assert!(sent(&before) < sent(&after), "{} and {}", sent(&before), sent(&after));
     assert_eq!(sent(&auto), sent(&after));
 
+    // Over links the planner weighs bytes sent against bytes read.
+    let over = |gbit: &str| {
+        let links = format!("--link-us 1 --link-gbit {gbit}");
+        json(&format!("bench {model} -p 0 -n 2 -d 8 -r 1 --kvp 2 -t 1 {links}"))["mla_up"].clone()
+    };
+    assert_eq!([over("0.001"), over("100000")], ["before", "after"]);
+
     let line = format!("run {model} {words} --kvp 4 --tpf 2 --ep 2");
     let line = line.replace("--kvp 2", "");
     let world = json(&format!("{line} --ffn-reduce world"));

@@ -54,7 +54,8 @@ pub enum MlaUp {
     Before,
     /// A message has a latent per head. A rank reads the matrices of the heads that it keeps.
     After,
-    /// After: between threads of one process bytes sent cost less than bytes read.
+    /// After: between threads of one process bytes sent cost less than bytes read. Who knows the
+    /// links may know better.
     #[default]
     Auto,
 }

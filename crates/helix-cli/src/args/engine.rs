@@ -30,7 +30,8 @@ pub struct EngineArgs {
     pub weights: Weights,
     /// Where latent attention (MLA) turns latents to values: before the all-to-all, which then
     /// carries a value per head instead of a latent; or after it, where each rank reads the
-    /// matrices of the heads that it keeps only. Both are exact; auto is after [default: auto]
+    /// matrices of the heads that it keeps only. Both are exact; auto is after between threads, and
+    /// whichever the planner predicts to take less over links [default: auto]
     #[arg(long, value_name = "WHEN")]
     pub mla_up: Option<MlaUpArg>,
     /// How experts' results are added up: in one all-reduce over all ranks (world), or as in the

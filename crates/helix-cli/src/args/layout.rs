@@ -1,19 +1,19 @@
 //! Which layout: flags to a proof.
 
-use super::EngineArgs;
+use super::{EngineArgs, MlaUpArg};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 use crate::processes::Ranks;
 use crate::{hardware, planning, setup};
 use clap::Args;
 use helix_comm::Delay;
-use helix_engine::EngineOptions;
+use helix_engine::{EngineOptions, MlaUp};
 use helix_layout::{
     DEFAULT_KV_BLOCK, Degrees, Layout, LayoutSpec, ModelShape, PartialDegrees, Preference, QkvMode,
     Strategy,
 };
 use helix_model::Model;
-use helix_plan::{Decode, choose};
+use helix_plan::{Decode, Machine, choose};
 use std::path::PathBuf;
 
 /// The layout's flags; without any of them, one rank.
@@ -77,9 +77,29 @@ impl Expected {
 }
 
 impl LayoutArgs {
-    /// The layout that is asked for, for what is to be run. A choice that the user left open is
-    /// explained on the console.
+    /// The layout that is asked for, for what is to be run; `engine` is told where latents become
+    /// values. A choice that the user left open is explained on the console.
     pub fn resolve(
+        &self,
+        ranks: &Ranks,
+        model: &Model,
+        engine: &mut EngineArgs,
+        expected: Expected,
+        console: &Console,
+    ) -> Outcome<Layout> {
+        let layout = self.choose(ranks, model, engine, expected, console)?;
+        // Between threads bytes sent cost less than bytes read (decision 9).
+        let has_links = expected.links.is_some() || ranks.world().is_some();
+        let is_open = model.config.mla.is_some() && engine.mla_up() == MlaUp::Auto;
+        if is_open && has_links && layout.degrees().kvp > 1 {
+            let machine =
+                hardware::at_hand(self.hardware.as_deref(), expected.links, ranks, console)?;
+            engine.mla_up = Some(faster_mla_up(ranks, model, engine, &layout, expected, &machine)?);
+        }
+        Ok(layout)
+    }
+
+    fn choose(
         &self,
         ranks: &Ranks,
         model: &Model,
@@ -187,5 +207,28 @@ impl LayoutArgs {
                  choose --{name} among the divisors of {ranks}"
             ))),
         }
+    }
+}
+
+/// Where latents become values in less time, as predicted for `layout`; `after` of equals.
+fn faster_mla_up(
+    ranks: &Ranks,
+    model: &Model,
+    engine: &EngineArgs,
+    layout: &Layout,
+    Expected { batch, context, .. }: Expected,
+    machine: &Machine,
+) -> Outcome<MlaUpArg> {
+    let planned = planning::model(model, engine.kv_type())?;
+    let seconds = |mla_up| -> Outcome<f64> {
+        let mut engine = engine.clone();
+        engine.mla_up = Some(mla_up);
+        let step = LayoutArgs::step(ranks, &engine, &[*layout], (batch, context));
+        let choice = choose(&planned, machine, &[*layout], &step).map_err(Failure::request)?;
+        Ok(choice.best.ttl_s())
+    };
+    match seconds(MlaUpArg::Before)? < seconds(MlaUpArg::After)? {
+        true => Ok(MlaUpArg::Before),
+        false => Ok(MlaUpArg::After),
     }
 }

@@ -40,7 +40,7 @@ enum Kind {
 }
 
 /// Runs the command.
-pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
+pub fn run(mut args: BenchArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let tests = tests(&args)?;
     let (trace, delay) = (Trace::new(&args.trace)?, args.link.delay()?);
@@ -62,7 +62,7 @@ pub fn run(args: BenchArgs, ranks: &Ranks) -> Outcome {
         planner.map(|machine| Planner::new(machine, &model, args.engine.kv_type())).transpose()?;
     let batch = tests.iter().map(|test| test.batch).max().unwrap_or(1);
     let expected = Expected { batch, context: depth, links: delay };
-    let layout = args.layout.resolve(ranks, &model, &args.engine, expected, &console)?;
+    let layout = args.layout.resolve(ranks, &model, &mut args.engine, expected, &console)?;
     let options = setup::options(ranks, &args.engine, &layout, &console)?;
     let options = EngineOptions {
         max_context: longest,

@@ -62,7 +62,12 @@ struct Chat<'a> {
 }
 
 /// Runs the chat.
-pub fn run(args: &RunArgs, sampling: SamplerOptions, ranks: &Ranks, console: &Console) -> Outcome {
+pub fn run(
+    args: &mut RunArgs,
+    sampling: SamplerOptions,
+    ranks: &Ranks,
+    console: &Console,
+) -> Outcome {
     let trace = Trace::new(&args.trace)?;
     let model = setup::open(ranks, &args.model, &args.engine, console)?;
     let template = template(&model)?;

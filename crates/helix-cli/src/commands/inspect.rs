@@ -24,7 +24,7 @@ use std::ops::Range;
 const USUAL_CONTEXT: usize = 4096;
 
 /// Runs the command.
-pub fn run(args: InspectArgs, ranks: &Ranks) -> Outcome {
+pub fn run(mut args: InspectArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let trained = model.config.context;
@@ -37,7 +37,7 @@ pub fn run(args: InspectArgs, ranks: &Ranks) -> Outcome {
     let longest = contexts.last().copied().unwrap_or(trained);
     let kv_type = args.engine.kv_type();
     let layout =
-        args.layout.resolve(ranks, &model, &args.engine, Expected::one(longest), &console)?;
+        args.layout.resolve(ranks, &model, &mut args.engine, Expected::one(longest), &console)?;
     let ranks = layout
         .all_ranks()
         .map(|rank| RankView::new(&model, &layout, rank, &args.engine, &contexts))

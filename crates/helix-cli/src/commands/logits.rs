@@ -18,14 +18,14 @@ use std::io::Write;
 const STEP_TOKENS: usize = 128;
 
 /// Runs the command.
-pub fn run(args: LogitsArgs, ranks: &Ranks) -> Outcome {
+pub fn run(mut args: LogitsArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let target = WholeFile::new("--out", &args.out)?;
     let model = setup::open(ranks, &args.model, &args.engine, &console)?;
     let tokens = &args.tokens;
     model.check_tokens(tokens)?;
     let expected = Expected::one(tokens.len());
-    let layout = args.layout.resolve(ranks, &model, &args.engine, expected, &console)?;
+    let layout = args.layout.resolve(ranks, &model, &mut args.engine, expected, &console)?;
     let step = tokens.len().min(STEP_TOKENS);
     let options = EngineOptions {
         max_context: tokens.len(),

@@ -20,7 +20,7 @@ use std::thread;
 const SCORED_TOKENS: usize = 128;
 
 /// Runs the command.
-pub fn run(args: PerplexityArgs, ranks: &Ranks) -> Outcome {
+pub fn run(mut args: PerplexityArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let text = read_text(&args.file)?;
     let model = setup::open(ranks, &args.model, &args.engine, &console)?;
@@ -40,7 +40,8 @@ pub fn run(args: PerplexityArgs, ranks: &Ranks) -> Outcome {
         let trained = model.config.context;
         console.warn(&format!("chunks of {size} are past the {trained} that it was trained for"));
     }
-    let layout = args.layout.resolve(ranks, &model, &args.engine, Expected::one(size), &console)?;
+    let layout =
+        args.layout.resolve(ranks, &model, &mut args.engine, Expected::one(size), &console)?;
     let options = EngineOptions {
         max_context: size,
         max_logits: SCORED_TOKENS,

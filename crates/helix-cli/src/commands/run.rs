@@ -20,11 +20,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Runs the command.
-pub fn run(args: RunArgs, ranks: &Ranks) -> Outcome {
+pub fn run(mut args: RunArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.output.quiet);
     let sampling = args.sampling.options(&console)?;
     if args.interactive {
-        return chat::run(&args, sampling, ranks, &console);
+        return chat::run(&mut args, sampling, ranks, &console);
     }
     let trace = Trace::new(&args.trace)?;
     let text = prompt_text(&args)?;
@@ -39,7 +39,7 @@ pub fn run(args: RunArgs, ranks: &Ranks) -> Outcome {
     check_context(prompt.len(), context)?;
     model.check_tokens(&prompt)?;
     let end = needed.min(context);
-    let mut sequence = start(ranks, &args, &model, (context, end), &trace, &console)?;
+    let mut sequence = start(ranks, &mut args, &model, (context, end), &trace, &console)?;
     let mut sampler = Sampler::new(sampling, sequence.engine().vocab())?;
     interrupt::install()?;
     let until = Until { tokens: args.tokens, ends: !args.ignore_eos };
@@ -126,13 +126,14 @@ pub fn refused(error: impl std::fmt::Display) -> Failure {
 /// `length`.
 pub fn start(
     ranks: &Ranks,
-    args: &RunArgs,
+    args: &mut RunArgs,
     model: &Arc<Model>,
     (context, length): (usize, usize),
     trace: &Trace,
     console: &Console,
 ) -> Outcome<Sequence> {
-    let layout = args.layout.resolve(ranks, model, &args.engine, Expected::one(length), console)?;
+    let layout =
+        args.layout.resolve(ranks, model, &mut args.engine, Expected::one(length), console)?;
     let options = EngineOptions {
         max_context: context,
         trace: trace.events(),

@@ -10,7 +10,7 @@ use helix_server::{Listener, Served, Server};
 use std::path::Path;
 
 /// Runs the command.
-pub fn run(args: ServeArgs, ranks: &Ranks) -> Outcome {
+pub fn run(mut args: ServeArgs, ranks: &Ranks) -> Outcome {
     let console = Console::new(args.quiet);
     let &ServeArgs { parallel, queue, .. } = &args;
     let step_tokens = step_tokens(&args)?;
@@ -24,7 +24,7 @@ pub fn run(args: ServeArgs, ranks: &Ranks) -> Outcome {
     }
     let context = setup::context(args.context, &model, setup::DEFAULT_CONTEXT, &console);
     let expected = Expected { batch: parallel, context, links: None };
-    let layout = args.layout.resolve(ranks, &model, &args.engine, expected, &console)?;
+    let layout = args.layout.resolve(ranks, &model, &mut args.engine, expected, &console)?;
     let options = setup::options(ranks, &args.engine, &layout, &console)?;
     let options = EngineOptions {
         max_context: context,

@@ -82,13 +82,23 @@ impl Machine {
         Machine::new(profile).expect("what is assumed is in the ranges of machines")
     }
 
-    /// The same over links that take `latency_s` seconds more, each way.
-    pub fn over_links(self, latency_s: f64) -> Machine {
+    /// The same over links that take `latency_s` seconds more, each way, and carry no more than
+    /// `bytes_per_s`, where they have a bandwidth of their own.
+    pub fn over_links(self, latency_s: f64, bytes_per_s: Option<f64>) -> Machine {
         let mut profile = self.profile;
         let us = (latency_s * 1e6).clamp(0.0, 1e5);
         for level in &mut profile.level {
             level.latency_us.value = (level.latency_us.value + us).min(1e6);
             level.latency_us.origin = Origin::Unknown;
+        }
+        if let Some(bytes_per_s) = bytes_per_s {
+            for level in &mut profile.level {
+                let most = (bytes_per_s / 1e9).clamp(1e-6, 1e6);
+                level.bandwidth_gb_s.value = level.bandwidth_gb_s.value.min(most);
+                level.bandwidth_gb_s.origin = Origin::Unknown;
+            }
+            // Those that were measured are of faster links.
+            profile.collective.clear();
         }
         for time in profile.collective.iter_mut().flat_map(|collective| &mut collective.us) {
             *time = (*time + us).min(1e6);
