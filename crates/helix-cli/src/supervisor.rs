@@ -23,7 +23,7 @@ use std::time::Duration;
 const FILE: &str = "HELIX_WHEREABOUTS";
 
 /// How long a rank has for its last words: launchers kill a second after they have told it to end.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_WORDS: Duration = Duration::from_millis(800);
 
 /// Statuses by which a program of ours ends: done, failed, refused, a panic, Ctrl-C, SIGTERM.
 const OWN: [i32; 6] = [0, 1, 2, 101, 130, 143];
