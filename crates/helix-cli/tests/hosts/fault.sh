@@ -24,11 +24,14 @@ until [ -s text ]; do
     [ $SECONDS -lt $deadline ] || { echo "no text"; cat mpirun.errors errors.*; exit 1; }
     sleep 0.1
 done
+# What was started is the rank's parent.
+parent=$(cat pid.1)
+read -r rank < "/proc/$parent/task/$parent/children"
 start=$(date +%s%N)
 case $fault in
-kill) kill -KILL "$(pgrep -P "$(cat pid.1)")" ;;
-stop) kill -STOP "$(pgrep -P "$(cat pid.1)")" ;;
-parent) kill -KILL "$(cat pid.1)" ;;
+kill) kill -KILL $rank ;;
+stop) kill -STOP $rank ;;
+parent) kill -KILL "$parent" ;;
 cut) "$hosts" control cut host1 > /dev/null ;;
 esac
 deadline=$((SECONDS + limit))
