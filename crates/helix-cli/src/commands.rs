@@ -40,6 +40,8 @@ pub fn run(command: Command) -> ExitCode {
         false => lead(command, &ranks),
     };
     let status = done.map_or_else(Failure::report, |()| ExitCode::SUCCESS);
+    #[cfg(feature = "mpi")]
+    supervisor::has_concluded();
     ranks.dismiss();
     status
 }

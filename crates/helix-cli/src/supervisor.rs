@@ -8,7 +8,7 @@
 use crate::console;
 use crate::failure::{Failure, Outcome};
 use crate::processes::launched;
-use helix_comm::mpi::{Place, Whereabouts};
+use helix_comm::mpi::Whereabouts;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGKILL, SIGTERM};
@@ -17,6 +17,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::os::unix::process::{ExitStatusExt, parent_id};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Names to a rank the file where it leaves where it is; the file ends with its parent's number.
@@ -24,6 +25,9 @@ const FILE: &str = "HELIX_WHEREABOUTS";
 
 /// How long a rank has for its last words: launchers kill a second after they have told it to end.
 const LAST_WORDS: Duration = Duration::from_millis(800);
+
+/// Where this process is, if it is a rank that another one stays with.
+static OWN_PLACE: OnceLock<Arc<Whereabouts>> = OnceLock::new();
 
 /// Statuses by which a program of ours ends: done, failed, refused, a panic, Ctrl-C, SIGTERM.
 const OWN: [i32; 6] = [0, 1, 2, 101, 130, 143];
@@ -59,17 +63,24 @@ pub fn stand_by() -> Outcome<Option<ExitCode>> {
     let ended = run(&path);
     // The rank has removed it, if it came so far.
     let _ = std::fs::remove_file(&path);
-    Ok(Some(ended.map(|end| conclude(end, whereabouts.place()))?))
+    Ok(Some(ended.map(|end| conclude(end, &whereabouts))?))
 }
 
 /// Where this process, if it is a rank that another process stays with, leaves where it is.
-pub fn whereabouts() -> Outcome<Option<Whereabouts>> {
+pub fn whereabouts() -> Outcome<Option<Arc<Whereabouts>>> {
     let Some(path) = own_file() else { return Ok(None) };
     let opened = Whereabouts::open(&path)
         .map_err(|error| Failure::running(format!("cannot open {}: {error}", path.display())))?;
     // Both have it mapped: it needs no name any more.
     let _ = std::fs::remove_file(&path);
-    Ok(Some(opened))
+    Ok(Some(Arc::clone(OWN_PLACE.get_or_init(|| Arc::new(opened)))))
+}
+
+/// This process, if it is a rank that another one stays with, has said how it ended.
+pub fn has_concluded() {
+    if let Some(place) = OWN_PLACE.get() {
+        place.conclude();
+    }
 }
 
 fn own_file() -> Option<PathBuf> {
@@ -131,7 +142,7 @@ fn end(rank: &Child) {
 }
 
 /// The exit status, and what the rank could not say itself.
-fn conclude(end: End, place: Place) -> ExitCode {
+fn conclude(end: End, whereabouts: &Whereabouts) -> ExitCode {
     let why = match (end.status.code(), end.status.signal()) {
         (None, Some(SIGKILL)) if end.was_told => {
             "the launcher ended this rank, which MPI kept from saying so: another one had ended"
@@ -151,6 +162,11 @@ fn conclude(end: End, place: Place) -> ExitCode {
             )
         }
     };
-    console::say(&format!("error: {place}: {why}"));
+    let place = whereabouts.place();
+    // Before the first step it is for whoever failed to say why nobody starts.
+    let is_for_others = end.was_told && place.step == 0;
+    if !whereabouts.is_concluded() && !is_for_others {
+        console::say(&format!("error: {place}: {why}"));
+    }
     ExitCode::from(1)
 }

@@ -25,9 +25,11 @@ enum Field {
     Collective,
     Number,
     Others,
+    /// Not zero once the rank has said how it ended.
+    Concluded,
 }
 
-const BYTES: usize = 5 * size_of::<AtomicU64>();
+const BYTES: usize = 6 * size_of::<AtomicU64>();
 
 /// The members of a group beside this rank: a bit for each of the first 64 ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +128,17 @@ impl Whereabouts {
         self.set(Field::Collective, 0);
     }
 
+    /// The rank has said how it ended: nobody else need say it.
+    pub fn conclude(&self) {
+        self.set(Field::Concluded, 1);
+    }
+
+    /// Whether the rank has said how it ended.
+    #[must_use]
+    pub fn is_concluded(&self) -> bool {
+        self.get(Field::Concluded) != 0
+    }
+
     /// Where the rank is, or was at its end.
     #[must_use]
     pub fn place(&self) -> Place {
@@ -190,5 +203,8 @@ mod tests {
         assert_eq!(text, "rank 3, step 7, in all-reduce number 0 with ranks 0, 2, 63");
         writer.leave();
         assert_eq!(reader.place().to_string(), "rank 3, step 7, between collectives");
+        assert!(!reader.is_concluded());
+        writer.conclude();
+        assert!(reader.is_concluded());
     }
 }

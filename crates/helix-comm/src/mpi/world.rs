@@ -65,7 +65,7 @@ pub(crate) struct Shared {
     /// The process was told to end.
     ended: Arc<AtomicBool>,
     /// Where this rank is, for a process that outlives it.
-    whereabouts: OnceLock<Whereabouts>,
+    whereabouts: OnceLock<Arc<Whereabouts>>,
 }
 
 /// Why a wait ended without what was waited for.
@@ -87,7 +87,7 @@ impl Shared {
     }
 
     pub(crate) fn whereabouts(&self) -> Option<&Whereabouts> {
-        self.whereabouts.get()
+        self.whereabouts.get().map(Arc::as_ref)
     }
 
     /// There is something to drive. Called while the lock is held.
@@ -237,7 +237,7 @@ impl MpiWorld {
     }
 
     /// From here on `whereabouts` say where this rank is.
-    pub fn report_to(&self, whereabouts: Whereabouts) {
+    pub fn report_to(&self, whereabouts: Arc<Whereabouts>) {
         whereabouts.join(self.rank);
         // The first ones stay.
         let _ = self.shared.whereabouts.set(whereabouts);
