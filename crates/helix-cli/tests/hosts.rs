@@ -168,6 +168,7 @@ fn a_killed_rank_ends_the_run() {
 #[test]
 fn a_rank_whose_parent_is_killed_ends_with_it() {
     let Some(said) = fault("parent") else { return };
+    assert!(!said.contains("outlives"), "{said}");
     assert_was_ended(&said, 0);
     why(&said, "rank 1", 137);
     let why = why(&said, "mpirun", 137);

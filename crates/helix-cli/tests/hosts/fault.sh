@@ -31,7 +31,12 @@ start=$(date +%s%N)
 case $fault in
 kill) kill -KILL $rank ;;
 stop) kill -STOP $rank ;;
-parent) kill -KILL "$parent" ;;
+parent)
+    kill -KILL "$parent"
+    # Sooner than mpirun ends what is left.
+    sleep 0.3
+    kill -0 $rank 2> /dev/null && echo "rank 1 outlives its parent"
+    ;;
 cut) "$hosts" control cut host1 > /dev/null ;;
 esac
 deadline=$((SECONDS + limit))
